@@ -13,7 +13,7 @@ from pathlib import Path
 import inventory
 from lab import LabError, lan, machine, tree
 from lab.node import MANAGERS, Node, run_in, say
-from lab.operator import credentials, environment, public_key
+from lab.operator import credentials, environment, forget_hosts, public_key
 
 
 def known_nodes() -> list[str]:
@@ -43,6 +43,7 @@ def up(args: argparse.Namespace) -> int:
         else:
             say(f"{node.name}: a bare {wanted['suite']} node, {wanted['manager']}")
             node.create(wanted["suite"], wanted["manager"], key)
+            forget_hosts()
         node.start()
     for node in map(Node, names):
         say(f"{node.name} answers SSH at {node.wait_for_ssh()}")

@@ -123,7 +123,7 @@ def _free_number() -> int:
 
 
 def _resolvers() -> list[str]:
-    """The machine's name servers; systemd-resolved's stub cannot be reached from the LAN, its upstreams can."""
+    """The machine's name servers: not systemd-resolved's stub, which the LAN cannot reach, but its own."""
     for file in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
         if Path(file).exists():
             words = [line.split() for line in Path(file).read_text().splitlines()]

@@ -47,11 +47,16 @@ done
 BARE = """
 set -e
 echo raspberrypi > /etc/hostname
-printf '127.0.0.1\\tlocalhost\\n::1\\tlocalhost ip6-localhost ip6-loopback\\n127.0.1.1\\traspberrypi\\n' > /etc/hosts
+cat > /etc/hosts <<'HOSTS'
+127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+127.0.1.1 raspberrypi
+HOSTS
 cat /proc/sys/kernel/random/uuid | tr -d - > /etc/machine-id
 rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A
 useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal ncadmin
-echo 'ncadmin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/010_pi-nopasswd; chmod 440 /etc/sudoers.d/010_pi-nopasswd
+echo 'ncadmin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/010_pi-nopasswd
+chmod 440 /etc/sudoers.d/010_pi-nopasswd
 install -d -m 700 -o ncadmin -g ncadmin /home/ncadmin/.ssh
 echo "$2" > /home/ncadmin/.ssh/authorized_keys; chown ncadmin: /home/ncadmin/.ssh/authorized_keys
 chmod 600 /home/ncadmin/.ssh/authorized_keys

@@ -12,6 +12,12 @@ def home() -> Path:
     return machine.state_dir() / "operator"
 
 
+def forget_hosts() -> None:
+    """A new node has new host keys, and may get an address that another one had."""
+    (home() / "known_hosts").write_text("")
+    _hand_over(home() / "known_hosts")
+
+
 def public_key() -> str:
     """The operator's public key, made on first use."""
     private = home() / "id_ed25519"
