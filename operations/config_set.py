@@ -24,8 +24,8 @@ CHECKERS = {
     # own only. "NOAUTH" is the answer of a server that is up and does not know us.
     "redis": r"""
         exec runuser -u redis -- sh -c '
-            scratch=$(mktemp -d) && cd "$scratch" || exit 1
-            redis-server /etc/redis/redis.conf --aclfile /etc/redis/users.acl --dir "$scratch" \
+            scratch=$(mktemp -d) && cd "$scratch" && grep -v "^#" /etc/redis/users.acl >users.acl || exit 1
+            redis-server /etc/redis/redis.conf --aclfile "$scratch/users.acl" --dir "$scratch" \
                 --port 0 --unixsocket "$scratch/s" --unixsocketperm 700 \
                 --daemonize no --supervised no --pidfile "" --logfile "" >log 2>&1 &
             server=$! tries=0 answer=
@@ -94,7 +94,7 @@ class ConfigSet:
         return tuple(file.path for file in self.files)
 
 
-def render(file: ConfigFile, variables: Mapping[str, object], templates: Path = TEMPLATES) -> bytes:
+def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -> bytes:
     """The content of one file. Raises OperationError with the template's name if it can't be made."""
     name = file.template or f"{file.path.lstrip('/')}.j2"
     if file.template is None and not (templates / name).exists():
@@ -118,10 +118,12 @@ def render(file: ConfigFile, variables: Mapping[str, object], templates: Path = 
         raise OperationError(f"template {name}: {error.message}") from error
 
 
-def rendered(config: ConfigSet, data: Mapping[str, object]) -> dict[str, bytes | None]:
+def rendered(
+    config: ConfigSet, data: Mapping[str, object], templates: Path = TEMPLATES
+) -> dict[str, bytes | None]:
     """Path → content, in the order of the set; None for a file to be removed."""
     variables = {**data, **config.values}
-    return {file.path: None if file.absent else render(file, variables) for file in config.files}
+    return {file.path: None if file.absent else render(file, variables, templates) for file in config.files}
 
 
 def digest(config: ConfigSet, contents: Mapping[str, bytes | None]) -> str:
