@@ -1,0 +1,26 @@
+"""Who: the hosts of the tier and their groups. Nothing else lists a host.
+
+`deploys/cn01.py` is about cn01 alone: pyinfra connects to every host that this file names, and a deploy
+must not depend on a node that it does not touch. So a deploy named after a host sees only that host.
+"""
+
+from pathlib import Path
+
+import click
+
+Host = tuple[str, dict[str, str]]
+
+_frontends: list[Host] = [("cn00", {"ssh_hostname": "192.168.86.20"})]
+_backends: list[Host] = [("cn01", {"ssh_hostname": "192.168.86.19"})]
+
+
+def _asked(hosts: list[Host]) -> list[Host]:
+    """The hosts that the deploys on pyinfra's command line are about."""
+    context = click.get_current_context(silent=True)
+    deploys = {Path(word).stem for word in (context.params.get("operations") or ())} if context else set()
+    named = {name for name, _ in _frontends + _backends if name in deploys}
+    return [host for host in hosts if not named or host[0] in named]
+
+
+frontends = _asked(_frontends)
+backends = _asked(_backends)
