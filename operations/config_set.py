@@ -50,7 +50,7 @@ CHECKERS = {
             esac
             unit=${unit##*/}
             systemctl cat "$unit" >/dev/null 2>&1 || continue
-            systemd-analyze verify "$unit" 2>&1 | grep -F -e "$path" -e "$unit: Command" && exit 1
+            systemd-analyze --man=no verify "$unit" 2>&1 | grep -F -e "$path" -e "$unit: Command" && exit 1
         done
         exit 0
     """,
