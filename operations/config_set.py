@@ -20,12 +20,13 @@ TRANSACTION = Path(__file__).with_name("transaction.py")
 # A checker is a shell command that gets the paths of the set as its arguments. It is run as root with the new
 # files in place, and refuses them by a non-zero exit and whatever it prints.
 CHECKERS = {
+    "fstab": "exec findmnt --verify --tab-file /etc/fstab",
     # A real start: configuration and ACL file are parsed by the server itself. It listens on a socket of its
     # own only. "NOAUTH" is the answer of a server that is up and does not know us.
     "redis": r"""
         exec runuser -u redis -- sh -c '
-            scratch=$(mktemp -d) && cd "$scratch" || exit 1
-            redis-server /etc/redis/redis.conf --aclfile /etc/redis/users.acl --dir "$scratch" \
+            scratch=$(mktemp -d) && cd "$scratch" && grep -v "^#" /etc/redis/users.acl >users.acl || exit 1
+            redis-server /etc/redis/redis.conf --aclfile "$scratch/users.acl" --dir "$scratch" \
                 --port 0 --unixsocket "$scratch/s" --unixsocketperm 700 \
                 --daemonize no --supervised no --pidfile "" --logfile "" >log 2>&1 &
             server=$! tries=0 answer=
@@ -50,7 +51,7 @@ CHECKERS = {
             esac
             unit=${unit##*/}
             systemctl cat "$unit" >/dev/null 2>&1 || continue
-            systemd-analyze verify "$unit" 2>&1 | grep -F -e "$path" -e "$unit: Command" && exit 1
+            systemd-analyze --man=no verify "$unit" 2>&1 | grep -F -e "$path" -e "$unit: Command" && exit 1
         done
         exit 0
     """,
@@ -94,7 +95,7 @@ class ConfigSet:
         return tuple(file.path for file in self.files)
 
 
-def render(file: ConfigFile, variables: Mapping[str, object], templates: Path = TEMPLATES) -> bytes:
+def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -> bytes:
     """The content of one file. Raises OperationError with the template's name if it can't be made."""
     name = file.template or f"{file.path.lstrip('/')}.j2"
     if file.template is None and not (templates / name).exists():
@@ -118,10 +119,12 @@ def render(file: ConfigFile, variables: Mapping[str, object], templates: Path = 
         raise OperationError(f"template {name}: {error.message}") from error
 
 
-def rendered(config: ConfigSet, data: Mapping[str, object]) -> dict[str, bytes | None]:
+def rendered(
+    config: ConfigSet, data: Mapping[str, object], templates: Path = TEMPLATES
+) -> dict[str, bytes | None]:
     """Path → content, in the order of the set; None for a file to be removed."""
     variables = {**data, **config.values}
-    return {file.path: None if file.absent else render(file, variables) for file in config.files}
+    return {file.path: None if file.absent else render(file, variables, templates) for file in config.files}
 
 
 def digest(config: ConfigSet, contents: Mapping[str, bytes | None]) -> str:

@@ -106,7 +106,7 @@ def owner_ids(file: dict[str, Any]) -> tuple[int, int]:
         raise RefusedError(f"{file['path']} cannot be placed: {error.args[0]}") from error
 
 
-def complaint(check: str, paths: list[str], seconds: float) -> str | None:
+def complaint(check: str, paths: list[str]) -> str | None:
     """What the checker says against the files in place; None if it agrees."""
     with subprocess.Popen(
         ["/bin/sh", "-c", check, "check", *paths],
@@ -118,11 +118,11 @@ def complaint(check: str, paths: list[str], seconds: float) -> str | None:
         start_new_session=True,
     ) as checker:
         try:
-            output, _ = checker.communicate(timeout=seconds)
+            output, _ = checker.communicate(timeout=CHECK_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(checker.pid, signal.SIGKILL)
             checker.communicate()
-            return f"no verdict within {seconds:.0f} s"
+            return f"no verdict within {CHECK_SECONDS} s"
     return (output.strip() or f"exit status {checker.returncode}") if checker.returncode else None
 
 
@@ -157,8 +157,7 @@ def swap(request: dict[str, Any], state: Path) -> None:
         for folder in folders:
             sync_folder(folder)
         if request["check"]:
-            seconds = request.get("check_seconds", CHECK_SECONDS)
-            words = complaint(request["check"], request["paths"], seconds)
+            words = complaint(request["check"], request["paths"])
             if words is not None:
                 raise RefusedError(f"the new files do not pass their check:\n{words}")
         note(state, "done", recorded)
@@ -186,7 +185,7 @@ def main(text: str) -> int:
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection must not stop us in the middle
     request = json.loads(text)
-    state = Path(request.get("state", STATE))
+    state = Path(STATE)
     os.umask(0o022)
     state.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:

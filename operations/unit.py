@@ -123,10 +123,9 @@ def unit(
         action: (given,) if isinstance(given, ConfigSet) else given
         for action, given in (("restart", restarted_if), ("reload", reloaded_if))
     }
-    data = host_data()
     wanted = {
         action: hashlib.sha256(
-            "".join(digest(one, rendered(one, data)) for one in given).encode()
+            "".join(digest(one, rendered(one, host_data())) for one in given).encode()
         ).hexdigest()
         for action, given in sets.items()
         if given
