@@ -12,7 +12,7 @@ Host = tuple[str, dict[str, str]]
 
 
 def _host(name: str, address: str) -> Host:
-    """`address` is the node's; `ssh_hostname` is where it answers, which `--data ssh_hostname=` may replace."""
+    """`address` is the node's own; `ssh_hostname` is where it answers, which --data may replace."""
     return name, {"address": address, "ssh_hostname": address}
 
 

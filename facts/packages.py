@@ -59,7 +59,9 @@ class UpgradeState:
 
 def parse_upgrade(output: list[str]) -> UpgradeState:
     """`Inst NAME …` lines of apt-get's simulation, `age SECONDS`, `reboot WHY`."""
-    said = {key: value for key, _, value in (line.partition(" ") for line in output) if key in ("age", "reboot")}
+    said = {
+        key: value for key, _, value in (line.partition(" ") for line in output) if key in ("age", "reboot")
+    }
     return UpgradeState(
         tuple(line.split()[1] for line in output if line.startswith("Inst ")),
         int(said["age"]) if "age" in said else None,
@@ -68,19 +70,20 @@ def parse_upgrade(output: list[str]) -> UpgradeState:
 
 
 class Upgrade(FactBase[UpgradeState]):
-    """What an upgrade would do. Packages that are held or phased are not in it, since apt would leave them."""
+    """What an upgrade would do; packages that are held or phased are not in it, since apt leaves them."""
 
     def command(self) -> str:
         # Debian's kernels ask for no reboot by a file: a newer one than the running is reason enough.
         return r"""
-            apt-get -qq -s --with-new-pkgs upgrade
-            ! test -e /var/lib/apt/lists/lock ||
-                echo "age $(($(date +%s) - $(stat -c %Y /var/lib/apt/lists/partial)))"
+            apt-get -qq -s --with-new-pkgs upgrade | grep '^Inst '
+            lists=$(find /var/lib/apt/lists -maxdepth 1 -name '*Release' -printf '%C@\n' | sort -n | tail -n 1)
+            test -z "$lists" || echo "age $(($(date +%s) - ${lists%.*}))"
+            running=$(uname -r)
             newest=$(ls -d "/lib/modules/"*"-${running##*-}" 2>/dev/null | sort -V | tail -n 1)
             if test -e /run/reboot-required; then echo "reboot /run/reboot-required exists"
             elif test "$(systemd-detect-virt --container)" = none && test -n "$newest" &&
-                test "${newest##*/}" != "$running"; then echo "reboot the kernel is ${newest##*/} on disk"; fi
-        """.replace("apt-get", "running=$(uname -r); apt-get", 1)
+                test "${newest##*/}" != "$running"; then echo "reboot the newest kernel, ${newest##*/}, does not run"; fi
+        """
 
     def process(self, output: list[str]) -> UpgradeState:
         return parse_upgrade(output)

@@ -48,7 +48,7 @@ sysctl_settings = {
     "net.core.somaxconn": "4096",
     # A stream on a kept connection would start slowly again after every pause of a few hundred ms.
     "net.ipv4.tcp_slow_start_after_idle": "0",
-    # Redis: fork and large allocations must not fail while memory is there. Its own start-up warning asks for it.
+    # Large allocations must not fail while memory is there; Redis warns at every start without it.
     "vm.overcommit_memory": "1",
     # What is swapped out on an SD card comes back slowly, and every page is a write.
     "vm.swappiness": "1",

@@ -25,7 +25,8 @@ while True:
 """
 APT = (
     "DEBIAN_FRONTEND=noninteractive apt-get -q -y"
-    f" -o DPkg::Lock::Timeout={LOCK_SECONDS} -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+    f" -o DPkg::Lock::Timeout={LOCK_SECONDS}"
+    " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 )
 # Lists younger than this are not fetched again. Seconds.
 FRESH = 3600
