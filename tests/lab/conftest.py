@@ -75,7 +75,7 @@ class Lab:
         """Run a deploy to its end; `address` where it is not the final one."""
         where = ["--data", f"ssh_hostname={address}"] if address else []
         done = subprocess.run(
-            self.pyinfra(deploy, "-y", "--json", *where, *words),
+            self.pyinfra(deploy, "--json", *where, *(words if "--dry" in words else ("-y", *words))),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
@@ -84,7 +84,8 @@ class Lab:
             timeout=timeout,
             check=False,
         )
-        totals = json.loads(done.stdout)["results"]["totals"] if done.stdout.startswith("{") else {}
+        results = json.loads(done.stdout)["results"] if done.stdout.startswith("{") else None
+        totals = results["totals"] if results else {}
         return Run(
             done.returncode,
             done.stdout + done.stderr,
