@@ -64,18 +64,17 @@ def due(state: UnitState, wanted: dict[str, str]) -> str | None:
 
 
 def boot_command(state: UnitState, enabled: bool | None) -> str | None:
-    """What has to be said so that the unit starts at boot, or does not. A unit without an [Install] section
-    (static, generated …) can be told nothing."""
-    if enabled is None or state.file not in (
-        "enabled",
-        "enabled-runtime",
-        "disabled",
-        "masked",
-        "masked-runtime",
-        "",
-    ):
+    """What has to be said so that the unit starts at boot, or does not: "enable", "disable" or nothing.
+
+    A unit without an [Install] section (static, generated …) can be told nothing; one that does not exist
+    does not start. What is under a mask is not known.
+    """
+    masked = state.file in ("masked", "masked-runtime")
+    if enabled is None or (not masked and state.file not in ("enabled", "enabled-runtime", "disabled", "")):
         return None
-    return None if enabled == (state.file == "enabled") else ("enable" if enabled else "disable")
+    if enabled:
+        return None if state.file == "enabled" else "enable"
+    return None if state.file in ("disabled", "") else "disable"
 
 
 @operation()
