@@ -10,8 +10,14 @@ import click
 
 Host = tuple[str, dict[str, str]]
 
-_frontends: list[Host] = [("cn00", {"ssh_hostname": "192.168.86.20"})]
-_backends: list[Host] = [("cn01", {"ssh_hostname": "192.168.86.19"})]
+
+def _host(name: str, address: str) -> Host:
+    """`address` is the node's own; `ssh_hostname` is where it answers, which --data may replace."""
+    return name, {"address": address, "ssh_hostname": address}
+
+
+_frontends = [_host("cn00", "192.168.86.20")]
+_backends = [_host("cn01", "192.168.86.19")]
 
 
 def _asked(hosts: list[Host]) -> list[Host]:

@@ -1,5 +1,7 @@
-"""CN01, the backend: Redis."""
+"""CN01, the backend: a fresh, a half-configured or a finished node becomes, or stays, the finished one."""
 
-from operations import basic_setup
+from operations.basic_setup import backend
+from operations.foundation import foundation
 
-basic_setup.backend()
+foundation()
+backend()

@@ -49,7 +49,12 @@ def namespace() -> str:
 
 
 def run(
-    command: Sequence[str | Path], *, timeout: float = 60, stdin: str | None = None, check: bool = True
+    command: Sequence[str | Path],
+    *,
+    timeout: float = 60,
+    stdin: str | None = None,
+    check: bool = True,
+    env: dict[str, str] | None = None,
 ) -> str:
     """Run a program of the machine and return its output; a failure is a LabError with its last lines."""
     try:
@@ -61,6 +66,7 @@ def run(
             capture_output=True,
             timeout=timeout,
             check=False,
+            env=env,
         )
     except subprocess.TimeoutExpired as error:
         raise LabError(f"`{command[0]}` did not finish within {timeout:.0f} s.") from error

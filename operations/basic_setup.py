@@ -5,10 +5,10 @@ import re
 
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
-from pyinfra.operations import apt
 
 from facts.memory import MemoryTotal
 from operations.config_set import ConfigFile, ConfigSet, config_set
+from operations.packages import packages
 from operations.secret import secret
 from operations.unit import unit
 
@@ -74,6 +74,6 @@ def backend() -> None:
     )
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
     config_set(name="Redis service", config=service)
-    apt.packages(name="Redis", packages=["redis-server"], no_recommends=True)
+    packages(name="Redis", names=["redis-server"])
     config_set(name="Redis configuration", config=redis)
     unit(name="redis-server runs", unit="redis-server", restarted_if=(service, redis))

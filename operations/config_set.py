@@ -20,6 +20,7 @@ TRANSACTION = Path(__file__).with_name("transaction.py")
 # A checker is a shell command that gets the paths of the set as its arguments. It is run as root with the new
 # files in place, and refuses them by a non-zero exit and whatever it prints.
 CHECKERS = {
+    "fstab": "exec findmnt --verify --tab-file /etc/fstab",
     # A real start: configuration and ACL file are parsed by the server itself. It listens on a socket of its
     # own only. "NOAUTH" is the answer of a server that is up and does not know us.
     "redis": r"""
