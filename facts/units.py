@@ -75,3 +75,20 @@ class UnitStates(FactBase[dict[str, UnitState]]):
 
     def process(self, output: list[str]) -> dict[str, UnitState]:
         return parse(self.units, output)
+
+
+class FailedUnits(FactBase[list[str]]):
+    """The names of the units that have failed, once the boot is through (60 s are waited for that)."""
+
+    def command(self) -> str:
+        return (
+            "timeout 60 systemctl is-system-running --wait >/dev/null;"
+            " systemctl list-units --failed --plain --no-legend --no-pager"
+        )
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line.split()[0] for line in output if line]
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
