@@ -30,7 +30,7 @@ def _asked() -> set[str]:
     one_place = any(str(word).startswith("ssh_hostname=") for word in words.get("data") or ())
     if one_place and len(asked) > 1 and not words.get("limit"):
         raise PyinfraError(
-            "--data ssh_hostname= is where one node answers: run the deploy that is named after it, or --limit"
+            "--data ssh_hostname= is where one node answers: run the deploy of that name, or --limit"
         )
     return asked
 
