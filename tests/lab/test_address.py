@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
 GATEWAY = "192.168.86.1"
 PENDING = "/var/lib/okome/address/pending"
+PYINFRA = [sys.executable, "-m", "lab", "run", "--", "pyinfra", "inventory.py"]
 # The undo's time limit in these tests: longer than the slowest manager needs to apply (dhcpcd probes for 6 s).
 SECONDS = 12
 
@@ -80,8 +81,7 @@ def start(at: str, *options: str, **data: Any) -> subprocess.Popen[str]:
     settings = {"ssh_hostname": at, "address": FINAL, "address_confirm_seconds": SECONDS} | data
     words = [word for key, value in settings.items() for word in ("--data", f"{key}={value}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "lab", "run", "--", "pyinfra", "inventory.py", "tests/lab/address/cn01.py"]
-        + [*words, *(options or ("-y", "--json"))],
+        [*PYINFRA, "tests/lab/address/cn01.py", *words, *(options or ("-y", "--json"))],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
@@ -215,6 +215,8 @@ def test_a_wrong_gateway_leads_back_to_the_right_one(node: Node) -> None:
 
 def test_only_the_name_servers_change(node: Node) -> None:
     assert changed(FINAL, lan_dns=json.dumps(["192.168.86.1", "9.9.9.9"])) == 1
-    assert "9.9.9.9" in node.run("cat", "/run/systemd/resolve/resolv.conf", check=False) + node.run("cat", "/etc/resolv.conf")
+    assert "9.9.9.9" in node.run("cat", "/run/systemd/resolve/resolv.conf", check=False) + node.run(
+        "cat", "/etc/resolv.conf"
+    )
     assert changed(FINAL) == 1
     assert node.addresses() == [FINAL]
