@@ -1,6 +1,7 @@
 """The main job, shown in the lab: a bare node becomes CN01, a second run changes nothing, testinfra agrees."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ DEPLOY = ["pyinfra", "inventory.py", "deploys/cn01.py", "-y"]
 
 def step(title: str, *command: str) -> None:
     """Show a command, run it, stop at its failure."""
-    shown = " ".join(command).replace(sys.executable, "python")
+    shown = " ".join(command).replace(sys.executable, ".venv/bin/python")
     print(f"\n\033[1m== {title}\033[0m\n$ {shown}", flush=True)
     started = time.monotonic()
     done = subprocess.run(command, check=False)
@@ -60,17 +61,19 @@ def main() -> int:
 def summary() -> None:
     """What runs where now, asked from the nodes."""
     status = Node("cn01").status()
+    as_root = "as root: " if "SUDO_UID" in os.environ else ""
     redis = machine.run(Node("cn01").command("redis-cli", "--version"))
     print(f"""
 \033[1m== What runs now\033[0m
   LAN           192.168.86.0/24, network namespace {machine.namespace()}; your machine has no route to it
-  cn01          {status["address"]}, Debian {status["suite"]}, {redis.split("=")[0].strip()} on port 6379
+  cn01          {status["address"]}, Debian {status["suite"]}, Redis {redis.split()[1]} on port 6379
 
-  python -m lab status                                            what runs, and where it answers
-  python -m lab run -- pyinfra inventory.py deploys/cn01.py       the deploy, as often as you like
-  python -m lab power cn01 cut                                    pull the plug; `on` puts it back
-  python -m lab shell cn01                                        look inside, as root
-  make down                                                       remove every trace
+Look further ({as_root}.venv/bin/python -m lab --help has it all):
+  .venv/bin/python -m lab status
+  .venv/bin/python -m lab run -- pyinfra inventory.py deploys/cn01.py
+  .venv/bin/python -m lab power cn01 cut        a power loss; `on` ends it
+  .venv/bin/python -m lab shell cn01            inside, as root
+  make down                                     removes every trace
 """)
 
 
