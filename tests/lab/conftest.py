@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import AS_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OKOME_LAB": "test", "PYINFRA_PROGRESS": "off"}
+ENVIRONMENT = os.environ | {"OKOME_LAB": os.environ.get("OKOME_TEST_LAB", "test"), "PYINFRA_PROGRESS": "off"}
 
 
 @dataclass(frozen=True)
