@@ -35,7 +35,10 @@ CHECKERS = {
                 case $(timeout 5 redis-cli -s s ping 2>&1) in PONG | NOAUTH*) exit 0 ;; esac
                 sleep 0.05
             done
-            cat log
+            kill -0 $server 2>/dev/null && echo "redis-server started and does not answer"
+            banner="oO0O|Redis version|Configuration loaded|Server initialized|WARNING Memory overcommit"
+            grep -v -E "^[0-9]+:.* (\*|# ($banner))" log |
+                sed -e "s|$scratch/users.acl|$2|" -e "s/^[0-9]*:[A-Z] .* # //"
             exit 1
         ' check "$@"
     """,

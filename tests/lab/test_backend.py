@@ -63,7 +63,7 @@ def test_finished(backend: Lab) -> None:
     ("data", "sentence"),
     [
         ("redis_port=99999", "argument must be between 0 and 65535 inclusive"),
-        ("redis_prefix=a b", "Error in applying operation"),
+        ("redis_prefix=a b", "/etc/redis/users.acl:4: Syntax error"),
         ("redis_maxmemory=900gb", "redis_maxmemory = '900gb' does not fit"),
         ("redis_maxmemory=plenty", "say an amount such as"),
     ],
@@ -167,9 +167,9 @@ def test_no_secret_is_ever_shown(backend: Lab) -> None:
     secrets = tomllib.loads(Path(file).read_text()).values()
     assert secrets
     backend.execute("rm", "/etc/redis/users.acl")
-    loud = ["-vvv", "--debug", "--debug-operations", "--diff", "-y"]
-    output = backend("run", "--", "pyinfra", *loud, "inventory.py", "deploys/cn01.py", check=False)
-    assert "Redis configuration" in output
+    command = ["run", "--", "pyinfra", "inventory.py", "deploys/cn01.py", "-vvv", "--debug", "--diff"]
+    output = backend(*command, "--debug-operations", check=False) + backend(*command, "-y", check=False)
+    assert output.count("Redis configuration") > 2
     assert not any(secret in output for secret in secrets)
     hashes = [word for word in backend.execute("cat", "/etc/redis/users.acl").split() if word.startswith("#")]
     assert len([word for word in hashes if len(word) == 65]) == len(secrets)
