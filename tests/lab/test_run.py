@@ -18,18 +18,27 @@ OWN = r"/etc/(ssh/ssh_host|machine-id|resolv\.conf|shadow)|/var/lib/okome/(lists
 def fingerprint(lab: Lab) -> dict[str, str]:
     """What a node is, as far as a deploy could have changed it: files with mode and owner, packages, units,
     settings in effect."""
+    answers = {
+        question: lab.execute("sh", "-c", f"{question} 2>/dev/null; true")
+        for question in (
+            "dpkg -l",
+            "systemctl list-unit-files --no-pager --no-legend",
+            "ip -4 -o address show scope global | awk '{print $4}'",
+            "hostname; sysctl net.core.somaxconn; systemctl is-active redis-server; ls -d /tmp/[^s]* /run/okome*",
+        )
+    }
+    places = "/etc /usr/local /var/lib/okome /var/lib/redis"
     listing = lab.execute(
-        "find", "/etc", "/usr/local", "/var/lib/okome", "/var/lib/redis", "/boot",
-        "-type", "f", "-printf", "%m %u %g %p ", "-exec", "sha256sum", "{}", ";",
-    )  # fmt: skip
-    files = {line.split()[3]: line for line in listing.splitlines() if not re.match(OWN, line.split()[3])}
-    rest = lab.execute(
-        "sh", "-c",
-        "dpkg -l; systemctl list-unit-files --no-pager --no-legend;"
-        " ip -4 -o address show scope global | awk '{print $4}'; hostname; sysctl net.core.somaxconn;"
-        " systemctl is-active redis-server; ls /run/okome* /etc/*/.*okome* 2>/dev/null",
-    )  # fmt: skip
-    return files | {"the rest": rest}
+        "sh",
+        "-c",
+        f"find {places} ! -type d -printf '%p %y %m %u %g %l\\n';"
+        f" find {places} -type f -exec sha256sum {{}} +; true",
+    )
+    for line in listing.splitlines():
+        path = next(word for word in line.split() if word.startswith("/"))
+        if not re.match(OWN, path):
+            answers[path] = answers.get(path, "") + line.replace(path, "")
+    return answers
 
 
 def assert_same(found: dict[str, str], expected: dict[str, str]) -> None:
@@ -42,7 +51,9 @@ def finished(lab: Lab) -> dict[str, str]:
     """The fingerprint of an undisturbed run, which is itself a test of it."""
     address = lab.fresh()
     before = fingerprint(lab)
-    assert lab.deploy("--dry", address=address).status == 0
+    dry = lab.deploy("--dry", address=address)
+    assert (dry.status, dry.changed) == (0, -1), dry.output
+    assert "hosts_with_change" in dry.output
     assert_same(fingerprint(lab), before)
 
     first = lab.deploy(address=address)
@@ -64,7 +75,13 @@ def test_bare_node_becomes_cn01_and_stays_it(lab: Lab, finished: dict[str, str])
     assert lab.address() == "192.168.86.19"
     lab.verify()
     assert_no_change(lab.deploy())
-    assert_no_change(lab.deploy(deploy="deploys/site.py", address=None, timeout=100))
+
+
+def test_site_goes_on_without_a_node_that_is_down(lab: Lab, finished: dict[str, str]) -> None:
+    run = lab.deploy(deploy="deploys/site.py")
+    assert (run.status, run.changed) == (1, 0), run.output
+    assert "[cn00] Could not connect" in run.output
+    assert_no_change(lab.deploy("--limit", "backends", deploy="deploys/site.py"))
 
 
 def test_trixie(lab: Lab) -> None:
