@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from operations.config_set import CHECKERS
 from tests.lab.conftest import Lab
 from tests.lab.test_run import assert_no_change
 
@@ -44,9 +45,7 @@ def files(lab: Lab) -> str:
 
 def test_debians_configuration_never_runs(lab: Lab) -> None:
     """Nothing is loaded, saved or listened on before our configuration is there."""
-    address = lab.fresh()
-    lab.execute("apt-get", "update", "-q")
-    run = lab.deploy(address=address)
+    run = lab.deploy(address=lab.fresh())
     assert run.status == 0, run.output
     journal = lab.execute("journalctl", "-q", "--no-pager", "-o", "cat", "-u", "redis-server").splitlines()
     assert "skipped because of an unmet condition" in journal[0]
@@ -78,7 +77,6 @@ def test_what_redis_or_the_node_can_not_take_is_refused_and_changes_nothing(
     assert "Traceback" not in run.output
     assert files(backend) == before
     assert started(backend) == start
-    assert_no_change(backend.deploy())
 
 
 def test_without_secrets_one_sentence_and_nothing_changes(backend: Lab) -> None:
@@ -175,3 +173,54 @@ def test_no_secret_is_ever_shown(backend: Lab) -> None:
     assert len([word for word in hashes if len(word) == 65]) == len(secrets)
     assert not any(word[1:] in output for word in hashes if len(word) == 65)
     assert_no_change(backend.deploy())
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("Restrat=always", "zz-bad.conf:2: Unknown key"),
+        ("RestartSec=soon", "zz-bad.conf:2: Failed to parse"),
+    ],
+)
+def test_a_bad_drop_in_is_refused(backend: Lab, line: str, complaint: str) -> None:
+    path = "/etc/systemd/system/redis-server.service.d/zz-bad.conf"
+    check = ["sh", "-c", CHECKERS["systemd"], "check", path]
+    assert backend.execute(*check) == ""
+    backend.execute("sh", "-c", f"printf '[Service]\\n%s\\n' '{line}' > {path}")
+    try:
+        assert complaint in backend.execute(*check, check=False)
+    finally:
+        backend.execute("rm", path)
+
+
+UNIT_DEPLOY = "tests/lab/unit/cn01.py"
+DOOMED = {
+    "dies": ("Type=simple", "echo famous last words; sleep 1; exit 1"),
+    "never-ready": ("Type=notify\nTimeoutStartSec=60", "echo famous last words; exec sleep 60"),
+}
+
+
+@pytest.mark.parametrize("name", DOOMED)
+def test_a_unit_that_does_not_stay_up_is_told_of_with_its_last_words(backend: Lab, name: str) -> None:
+    kind, script = DOOMED[name]
+    text = f"[Service]\n{kind}\nExecStart=/bin/sh -c '{script}'\n[Install]\nWantedBy=multi-user.target\n"
+    backend.execute("sh", "-c", f'printf %s "$1" > /etc/systemd/system/{name}.service', "sh", text)
+    try:
+        run = backend.deploy("--data", f"tried={name}", deploy=UNIT_DEPLOY)
+        assert run.status != 0
+        assert f"{name}.service did not stay up after a restart; its last words:" in run.output
+        assert "famous last words" in run.output
+        assert "Traceback" not in run.output
+    finally:
+        backend.execute("systemctl", "disable", "--now", name)
+        backend.execute("rm", f"/etc/systemd/system/{name}.service")
+
+
+def test_an_alias_is_the_unit_that_it_names(backend: Lab) -> None:
+    assert_no_change(backend.deploy("--data", "tried=redis", deploy=UNIT_DEPLOY))
+
+
+def test_a_unit_that_does_not_exist_is_named(backend: Lab) -> None:
+    run = backend.deploy("--data", "tried=nonsuch", deploy=UNIT_DEPLOY)
+    assert run.status != 0
+    assert "nonsuch.service does not exist" in run.output
