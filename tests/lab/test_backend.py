@@ -120,6 +120,21 @@ def test_a_restart_that_was_missed_is_made_good(backend: Lab) -> None:
     assert_no_change(backend.deploy())
 
 
+def test_a_swap_that_was_cut_short_is_undone_and_done_again(backend: Lab) -> None:
+    """The journal says "swapping": redis.conf is the new one already, and was never checked."""
+    before = files(backend)
+    backend.execute(
+        "sh", "-ec",
+        "cd /etc/redis; cp -p redis.conf .redis.conf.okome.dpkg-old; echo '# old' >> .redis.conf.okome.dpkg-old;"
+        " echo '{\"phase\": \"swapping\", \"files\": [[\"/etc/redis/redis.conf\", true]]}'"
+        " > /var/lib/okome/journal",
+    )  # fmt: skip
+    run = backend.deploy()
+    assert run.status == 0, run.output
+    assert files(backend) == before
+    assert_no_change(backend.deploy())
+
+
 @pytest.mark.parametrize("words", ["stop", "disable --now", "mask --now"])
 def test_a_service_that_was_turned_off_runs_again(backend: Lab, words: str) -> None:
     backend.execute("systemctl", *words.split(), "redis-server")
