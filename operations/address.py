@@ -99,6 +99,8 @@ def wanted(address: str, gateway: str, dns: Sequence[str]) -> Wanted:
                 raise OperationValueError(
                     f"{special} is the {which} address of {network}, no node can have it."
                 )
+    if own.ip.is_loopback or own.ip.is_multicast or own.ip.is_unspecified:
+        raise OperationValueError(f"{own.ip} is not an address that a node can have on a LAN.")
     if own.ip == via:
         raise OperationValueError(f"the address and the gateway are both {via}.")
     return Wanted(own, via, servers)
@@ -207,12 +209,9 @@ def change(now: Interface, want: Wanted) -> Change:
 
 def settled(now: Interface, want: Wanted, target: Change) -> bool:
     """Whether all is there already: file, address, route, and nothing left of a lease or an open change."""
-    own = now["files"].get(target.path)
     addresses = {one["address"]: one["dynamic"] for one in now["addresses"]}
     return (
-        own is not None
-        and own["sha256"] == target.sha256
-        and own["mode"] == target.mode
+        now["files"].get(target.path) == File(mode=target.mode, owner="root", sha256=target.sha256)
         and now["pending"] is None
         and now["gateway"] == str(want.gateway)
         and addresses.get(str(want.address)) is False

@@ -4,6 +4,7 @@ The tests of one manager share a node, in this order: first all that must leave 
 the move, then what must leave it at its static one.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
 GATEWAY = "192.168.86.1"
 PENDING = "/var/lib/okome/address/pending"
-# The undo's time limit in these tests: longer than the slowest manager needs to apply (dhcpcd probes for 6 s).
+# The undo's time limit in these tests: longer than the slowest manager needs (dhcpcd probes for 6 s).
 SECONDS = 12
 
 
@@ -64,15 +65,15 @@ class Node:
         """Everything that a change of the address may change."""
         return self.run(
             "sh", "-c",
-            "ip -br -4 address | sed s/@if[0-9]*//; ip -4 route; sha256sum /etc/dhcpcd.conf; cat /etc/resolv.conf"
+            "ip -br -4 address | sed s/@if[0-9]*//; ip -4 route; cat /etc/resolv.conf /etc/dhcpcd.conf"
             "; find /etc/NetworkManager /etc/netplan /etc/systemd/network -type f | sort | xargs -r sha256sum"
             f"; ls {PENDING} 2>&1; systemctl list-units --all --no-legend 'okome-address-undo*' | wc -l",
         )  # fmt: skip
 
-    def applied(self) -> bool:
-        """Whether a change is in effect and waits for its confirmation."""
+    def unconfirmed(self) -> bool:
+        """Whether the change is in effect and waits for its confirmation."""
         pending = self.run("cat", PENDING, check=False)
-        return bool(pending) and bool(json.loads(pending)["applied"])
+        return bool(pending) and bool(json.loads(pending)["applied"]) and self.addresses() == [FINAL]
 
 
 def start(at: str, *options: str, **data: Any) -> subprocess.Popen[str]:
@@ -80,8 +81,8 @@ def start(at: str, *options: str, **data: Any) -> subprocess.Popen[str]:
     settings = {"ssh_hostname": at, "address": FINAL, "address_confirm_seconds": SECONDS} | data
     words = [word for key, value in settings.items() for word in ("--data", f"{key}={value}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "lab", "run", "--", "pyinfra", "inventory.py", "tests/lab/address/cn01.py"]
-        + [*words, *(options or ("-y", "--json"))],
+        [sys.executable, "-m", "lab", "run", "--", "pyinfra", "inventory.py", "tests/lab/address/cn01.py",
+         *words, *(options or ("-y", "--json"))],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
@@ -113,6 +114,18 @@ def refused(at: str, **data: Any) -> str:
     assert status != 0
     assert "Traceback" not in err
     return err
+
+
+@contextlib.contextmanager
+def control_machine_dies(node: Node) -> Iterator[None]:
+    """A deploy that cannot confirm (`severed`): the body runs once the change is in effect, then the deploy dies."""
+    process = start(node.leased)
+    try:
+        wait("the change in effect", node.unconfirmed)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)
 
 
 @pytest.fixture(scope="module", params=["networkmanager", "netplan", "networkd", "dhcpcd"])
@@ -165,22 +178,16 @@ def test_a_wrong_gateway_leads_back_to_the_lease(node: Node) -> None:
 
 def test_a_dead_control_machine_leads_back_to_the_lease(node: Node, severed: None) -> None:
     before = node.state()
-    process = start(node.leased)
-    wait("applied", node.applied)
-    assert node.addresses() == [FINAL]
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    with control_machine_dies(node):
+        pass
     wait("the undo", lambda: node.addresses() == [node.leased], SECONDS + 30)
     wait("all as it was", lambda: node.state() == before)
 
 
 def test_a_power_cut_leads_back_to_the_lease(node: Node, severed: None) -> None:
     before = node.state()
-    process = start(node.leased)
-    wait("applied", node.applied)
-    lab("power", "cn01", "cut")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
+    with control_machine_dies(node):
+        lab("power", "cn01", "cut")
     lab("power", "cn01", "on")
     assert node.at == node.leased
     wait("all as it was", lambda: node.state() == before)
@@ -215,6 +222,8 @@ def test_a_wrong_gateway_leads_back_to_the_right_one(node: Node) -> None:
 
 def test_only_the_name_servers_change(node: Node) -> None:
     assert changed(FINAL, lan_dns=json.dumps(["192.168.86.1", "9.9.9.9"])) == 1
-    assert "9.9.9.9" in node.run("cat", "/run/systemd/resolve/resolv.conf", check=False) + node.run("cat", "/etc/resolv.conf")
+    assert "9.9.9.9" in node.run("cat", "/run/systemd/resolve/resolv.conf", check=False) + node.run(
+        "cat", "/etc/resolv.conf"
+    )
     assert changed(FINAL) == 1
     assert node.addresses() == [FINAL]
