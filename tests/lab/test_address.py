@@ -118,7 +118,7 @@ def refused(at: str, **data: Any) -> str:
 
 @contextlib.contextmanager
 def control_machine_dies(node: Node) -> Iterator[None]:
-    """A deploy that cannot confirm (`severed`): the body runs once the change is in effect, then the deploy dies."""
+    """A deploy that cannot confirm (`severed`) and dies after the body, which runs with the change in effect."""
     process = start(node.leased)
     try:
         wait("the change in effect", node.unconfirmed)
