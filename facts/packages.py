@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
+# Its modification time is when operations/packages.py last fetched the package lists. apt keeps no such
+# mark: lists that have not changed keep their old dates.
+FETCHED = "/var/lib/okome/lists-fetched"
+
 
 @dataclass(frozen=True)
 class PackageState:
@@ -59,7 +63,9 @@ class UpgradeState:
 
 def parse_upgrade(output: list[str]) -> UpgradeState:
     """`Inst NAME …` lines of apt-get's simulation, `age SECONDS`, `reboot WHY`."""
-    said = {key: value for key, _, value in (line.partition(" ") for line in output) if key in ("age", "reboot")}
+    said = {
+        key: value for key, _, value in (line.partition(" ") for line in output) if key in ("age", "reboot")
+    }
     return UpgradeState(
         tuple(line.split()[1] for line in output if line.startswith("Inst ")),
         int(said["age"]) if "age" in said else None,
@@ -68,19 +74,26 @@ def parse_upgrade(output: list[str]) -> UpgradeState:
 
 
 class Upgrade(FactBase[UpgradeState]):
-    """What an upgrade would do. Packages that are held or phased are not in it, since apt would leave them."""
+    """What an upgrade would do; packages that are held or phased are not in it, since apt leaves them."""
 
     def command(self) -> str:
-        # Debian's kernels ask for no reboot by a file: a newer one than the running is reason enough.
-        return r"""
-            apt-get -qq -s --with-new-pkgs upgrade
-            ! test -e /var/lib/apt/lists/lock ||
-                echo "age $(($(date +%s) - $(stat -c %Y /var/lib/apt/lists/partial)))"
-            newest=$(ls -d "/lib/modules/"*"-${running##*-}" 2>/dev/null | sort -V | tail -n 1)
-            if test -e /run/reboot-required; then echo "reboot /run/reboot-required exists"
-            elif test "$(systemd-detect-virt --container)" = none && test -n "$newest" &&
-                test "${newest##*/}" != "$running"; then echo "reboot the kernel is ${newest##*/} on disk"; fi
-        """.replace("apt-get", "running=$(uname -r); apt-get", 1)
+        # Debian's kernels leave no file that asks for a reboot; that a newer one is there is enough.
+        return rf"""
+            apt-get -qq -s --with-new-pkgs upgrade | grep '^Inst '
+            ! test -e {FETCHED} || echo "age $(($(date +%s) - $(stat -c %Y {FETCHED})))"
+            running=$(uname -r)
+            newest=$(ls -d "/lib/modules/"*"-${{running##*-}}" 2>/dev/null | sort -V | tail -n 1)
+            newest=${{newest##*/}}
+            if test -e /run/reboot-required; then
+                echo "reboot /run/reboot-required exists"
+            elif ! systemd-detect-virt -q --container && test "${{newest:-$running}}" != "$running"; then
+                echo "reboot the newest kernel, $newest, is not the running one"
+            fi
+        """
 
     def process(self, output: list[str]) -> UpgradeState:
         return parse_upgrade(output)
+
+    @staticmethod
+    def default() -> UpgradeState:
+        return UpgradeState((), None, None)

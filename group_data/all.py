@@ -18,8 +18,8 @@ def _transport(sock: socket.socket, **arguments: Any) -> paramiko.Transport:
 ssh_user = "ncadmin"
 _sudo = True
 # OKOME_SSH_KEY and OKOME_KNOWN_HOSTS are for those who keep them elsewhere than in ~/.ssh (the lab does).
-ssh_key = os.environ.get("OKOME_SSH_KEY")
-ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS")
+ssh_key = os.environ.get("OKOME_SSH_KEY", "")
+ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS", "")
 # pyinfra's own `_timeout` does not bound a dead link; the channel's does. Seconds.
 ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout": 30}
 
@@ -48,7 +48,7 @@ sysctl_settings = {
     "net.core.somaxconn": "4096",
     # A stream on a kept connection would start slowly again after every pause of a few hundred ms.
     "net.ipv4.tcp_slow_start_after_idle": "0",
-    # Redis: fork and large allocations must not fail while memory is there. Its own start-up warning asks for it.
+    # Large allocations must not fail while memory is there; Redis warns at every start without it.
     "vm.overcommit_memory": "1",
     # What is swapped out on an SD card comes back slowly, and every page is a write.
     "vm.swappiness": "1",

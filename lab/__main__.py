@@ -13,7 +13,7 @@ from pathlib import Path
 import inventory
 from lab import LabError, lan, machine, tree
 from lab.node import MANAGERS, Node, run_in, say
-from lab.operator import credentials, environment, forget_hosts, public_key
+from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
 
 
 def known_nodes() -> list[str]:
@@ -28,6 +28,7 @@ def up(args: argparse.Namespace) -> int:
             raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
     lan.up()
     key = public_key()
+    prepare()
     names = args.nodes or known_nodes()
     for node in map(Node, names):
         wanted = {"suite": args.suite or "bookworm", "manager": args.manager or "networkmanager"}
@@ -53,7 +54,7 @@ def up(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     _require_lan()
     return subprocess.run(
-        machine.in_lan(*credentials(), *args.command), env=environment(), check=False
+        machine.in_lan(*as_caller(), *args.command), env=environment(), check=False
     ).returncode
 
 
@@ -102,6 +103,11 @@ def down(_: argparse.Namespace) -> int:
     for left in (machine.state_dir().parent, Path("/run/netns")):
         if left.is_dir() and not any(left.iterdir()):
             _remove_empty(left)
+    return 0
+
+
+def packages(_: argparse.Namespace) -> int:
+    print(" ".join(machine.missing_packages()))
     return 0
 
 
@@ -156,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("power", power, "off, on, cut (a power loss) or reboot")
     added.add_argument("node", metavar="NODE")
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
+    command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")
     return parser
 

@@ -12,6 +12,12 @@ def home() -> Path:
     return machine.state_dir() / "operator"
 
 
+def prepare() -> None:
+    """The lab's own secrets, as `make secrets` makes them for production."""
+    machine.run([sys.executable, "-m", "console.secrets"], env=environment())
+    _hand_over(home() / "secrets.toml")
+
+
 def forget_hosts() -> None:
     """A new node has new host keys, and may get an address that another one had."""
     (home() / "known_hosts").write_text("")
@@ -40,7 +46,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def credentials() -> list[str]:
+def as_caller() -> list[str]:
     """Who called sudo runs the command, not root: so that nothing in the checkout becomes root's."""
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
     if uid and gid:

@@ -25,7 +25,9 @@ CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 def foundation() -> None:
     machine = host.get_fact(Machine, _sudo=False)
     if not machine["sudo"]:
-        raise OperationError(f"{host.name}: sudo wants a password of {host.data.ssh_user}; let it in without.")
+        raise OperationError(
+            f"{host.name}: sudo wants a password of {host.data.ssh_user}; let it in without."
+        )
     if machine["release"] not in RELEASES:
         raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
 
@@ -40,8 +42,10 @@ def foundation() -> None:
     hostname = host.name.upper()
     # First the name's entry, then the name: sudo complains of a name it cannot resolve.
     files.line(
-        name="Its name in /etc/hosts", path="/etc/hosts",
-        line=r"^127\.0\.1\.1\s.*", replace=f"127.0.1.1\t{hostname}",
+        name="Its name in /etc/hosts",
+        path="/etc/hosts",
+        line=r"^127\.0\.1\.1\s.*",
+        replace=f"127.0.1.1\t{hostname}",
     )
     server.hostname(name="Hostname", hostname=hostname)
     if machine["cloud_init"]:
@@ -59,8 +63,11 @@ def foundation() -> None:
     for service in host.data.units_masked:
         unit(name=f"{service} never runs", unit=service, masked=True)
     # In a container the clock is the machine's, and timesyncd's own condition keeps it from starting.
-    unit(name="Time synchronisation", unit="systemd-timesyncd",
-         running=True if machine["virtualization"] == "none" else None)
+    unit(
+        name="Time synchronisation",
+        unit="systemd-timesyncd",
+        running=True if machine["virtualization"] == "none" else None,
+    )
     unit(name="Logs are rotated", unit="logrotate.timer")
 
     if machine["gpu_memory"] not in (None, str(host.data.gpu_memory)):

@@ -15,7 +15,8 @@ def hardened(text: str) -> str:
     entry of six fields (comments, swap, what somebody is in the middle of) stays byte for byte as it is."""
     lines = [line for line in text.splitlines() if line != MARK]
     table = [_entry(line) for line in lines]
-    if not any(len(fields := line.split()) > 1 and fields[1] == "/tmp" and line[0] != "#" for line in lines):
+    mounted = [line.split()[1] for line in lines if not line.startswith("#") and len(line.split()) > 1]
+    if TMP.split()[1] not in mounted:
         table.append(TMP)
     return "\n".join([MARK, *table, ""])
 
@@ -25,7 +26,8 @@ def _entry(line: str) -> str:
     if line.startswith("#") or len(fields) not in (4, 5, 6) or fields[2] != "ext4":
         return line
     options = [
-        option for option in fields[3].split(",")
+        option
+        for option in fields[3].split(",")
         if option not in ("relatime", "atime", "strictatime", "noatime") and not option.startswith("commit=")
     ]
     fields[3] = ",".join([*options, *EXT4])
