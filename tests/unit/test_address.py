@@ -2,14 +2,12 @@
 
 import ipaddress
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyinfra.api import OperationError, OperationValueError
-from pyinfra_testing.operations import make_operation_tests
 
 from facts.network import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
 from operations.address import BEGIN, END, Change, Wanted, change, dhcpcd_file, settled, wanted, without_block
@@ -211,8 +209,3 @@ def test_bytes_that_are_no_utf8_survive() -> None:
     text = b"# caf\xe9\n".decode(errors="surrogateescape")
     target = change(interface(manager="dhcpcd", connection=None, dhcpcd_conf=text), WANT)
     assert target.content.startswith(b"# caf\xe9\n# Managed by")
-
-
-TestStaticAddress = make_operation_tests(
-    "operations", "address.static_address", Path(__file__).with_name("static_address")
-)

@@ -83,6 +83,22 @@ def test_a_write_that_fails_leaves_the_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_confirmation_whose_answer_was_lost_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCK", "PENDING", "CONFIRMED"):
+        monkeypatch.setattr(guard, name, tmp_path / name)
+    (tmp_path / "CONFIRMED").write_text("6cf7")
+    assert guard.confirm("6cf7") == 0
+    with pytest.raises(guard.GuardError, match="does not wait for a confirmation any more"):
+        guard.confirm("5c0e")
+    # A later change that waits is not confirmed by the word on an earlier one.
+    (tmp_path / "PENDING").write_text('{"sha256": "5c0e", "applied": false}')
+    assert guard.confirm("5c0e") == guard.NOT_YET
+    with pytest.raises(guard.GuardError, match="does not wait for a confirmation any more"):
+        guard.confirm("6cf7")
+
+
 def test_a_program_that_fails_says_so_in_one_sentence() -> None:
     with pytest.raises(guard.GuardError, match=r"`sh -c .*` failed: out of order\.$"):
         guard.run("sh", "-c", "echo out of order >&2; exit 3")
