@@ -101,7 +101,7 @@ if systemctl is-active -q dhcpcd && dhcpcd -U "$interface" >/dev/null 2>&1; then
   echo ::dhcpcd; base64 -w 0 {DHCPCD}; echo
 fi
 if command -v ifquery >/dev/null && ifquery --state "$interface" >/dev/null 2>&1; then echo ::ifupdown; fi
-if ls /lib/netplan/*.yaml /etc/netplan/*.yaml >/dev/null 2>&1; then
+if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml 2>/dev/null)" ]; then
   echo ::netplan; python3 - <<'END'
 {_NETPLAN_KEYS}
 END
