@@ -22,7 +22,7 @@ setup: .venv/.complete ## the Python environment (.venv), enough to deploy to re
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@.uv/bin/uv venv -q --clear --python "$$(.uv/bin/python -c 'import sys; print(sys._base_executable)')" .venv
-	@.uv/bin/uv pip sync -q --python $(PY) --require-hashes requirements.txt
+	@.uv/bin/uv pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements.txt
 	@touch $@
 
 lock: ## recompile the hashed requirements from pyproject.toml
