@@ -39,3 +39,9 @@ test: lint ## lint and all tests
 
 secrets: setup ## random secrets into secrets.toml (0600, git-ignored); keeps the ones that are there
 	@$(PY) -m console.secrets
+
+bench: setup ## every bench, beside what it is compared with; fails if a goal does not hold
+	@failed=; for name in $$($(PY) -c 'from bench.__main__ import benches; print(*benches())'); do \
+	  echo "bench: $$name"; $(SUDO) $(PY) -m bench $$name || failed="$$failed $$name"; \
+	done; \
+	test -z "$$failed" || { echo "bench: a goal does not hold in:$$failed"; exit 1; }

@@ -50,24 +50,24 @@ def delayed(node: Node, address: str, milliseconds: float) -> Iterator[float]:
         yield before
         return
     netem = ["tc", "qdisc", "add", "dev", f"vb-{node.name}", "root", "netem", "delay", f"{milliseconds}ms"]
-    tried = subprocess.run(
-        machine.in_lan(*netem), capture_output=True, text=True, timeout=30, check=False
-    )
+    tried = subprocess.run(machine.in_lan(*netem), capture_output=True, text=True, timeout=30, check=False)
     if tried.returncode == 0:
         try:
-            yield _grown(before, round_trip(address), milliseconds)
+            yield grown(before, round_trip(address), milliseconds)
         finally:
             machine.run(machine.in_lan("tc", "qdisc", "del", "dev", f"vb-{node.name}", "root"))
     elif "kind is unknown" in tried.stderr:
         with _delay_line(address, milliseconds):
-            yield _grown(before, round_trip(address), milliseconds)
+            yield grown(before, round_trip(address), milliseconds)
     else:
         raise LabError(f"tc could not add a delay: {tried.stderr.strip()}")
 
 
-def _grown(before: float, now: float, milliseconds: float) -> float:
+def grown(before: float, now: float, milliseconds: float) -> float:
     if now < before + milliseconds * 0.9:
-        raise LabError(f"a delay of {milliseconds} ms made a round trip of {before:.2f} ms one of {now:.2f} ms.")
+        raise LabError(
+            f"a delay of {milliseconds} ms made a round trip of {before:.2f} ms one of {now:.2f} ms."
+        )
     return now
 
 
