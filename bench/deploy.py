@@ -132,7 +132,7 @@ def address() -> str:
 
 
 def timed(tool: Tool, changes: int | None = 0) -> float:
-    """Run a tool once, as the operator; returns seconds. NotANoOpError if it changed another number of things."""
+    """Run a tool once, as the operator; returns seconds. NotANoOpError if it changed more or less."""
     before = time.monotonic()
     done = subprocess.run(
         machine.in_lan(*as_caller(), *tool.command),
@@ -163,11 +163,11 @@ def sessions(node: Node) -> int:
 
 
 def counted(node: Node, tools: tuple[Tool, ...]) -> dict[str, int]:
-    """Commands on the wire, for one run of each tool. Ansible's first brings python3-apt, which its apt needs."""
+    """Commands on the wire, for one run of each tool."""
     reload = ("systemctl", "reload", "ssh")
     machine.run(node.command("sh", "-c", f"echo LogLevel VERBOSE >{LOG_SESSIONS}"))
     machine.run(node.command(*reload))
-    counts = {}
+    counts = {}  # Ansible's first run also brings python3-apt, which its module for apt needs
     try:
         for tool in tools:
             before = sessions(node)

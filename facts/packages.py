@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
+# Its modification time is when operations/packages.py last fetched the package lists. apt keeps no such
+# mark: lists that have not changed keep their old dates.
+FETCHED = "/var/lib/okome/lists-fetched"
+
 
 @dataclass(frozen=True)
 class PackageState:
@@ -73,17 +77,23 @@ class Upgrade(FactBase[UpgradeState]):
     """What an upgrade would do; packages that are held or phased are not in it, since apt leaves them."""
 
     def command(self) -> str:
-        # Debian's kernels ask for no reboot by a file: a newer one than the running is reason enough.
-        return r"""
+        # Debian's kernels leave no file that asks for a reboot; that a newer one is there is enough.
+        return rf"""
             apt-get -qq -s --with-new-pkgs upgrade | grep '^Inst '
-            lists=$(find /var/lib/apt/lists -maxdepth 1 -name '*Release' -printf '%C@\n' | sort -n | tail -n 1)
-            test -z "$lists" || echo "age $(($(date +%s) - ${lists%.*}))"
+            ! test -e {FETCHED} || echo "age $(($(date +%s) - $(stat -c %Y {FETCHED})))"
             running=$(uname -r)
-            newest=$(ls -d "/lib/modules/"*"-${running##*-}" 2>/dev/null | sort -V | tail -n 1)
-            if test -e /run/reboot-required; then echo "reboot /run/reboot-required exists"
-            elif test "$(systemd-detect-virt --container)" = none && test -n "$newest" &&
-                test "${newest##*/}" != "$running"; then echo "reboot the newest kernel, ${newest##*/}, does not run"; fi
+            newest=$(ls -d "/lib/modules/"*"-${{running##*-}}" 2>/dev/null | sort -V | tail -n 1)
+            newest=${{newest##*/}}
+            if test -e /run/reboot-required; then
+                echo "reboot /run/reboot-required exists"
+            elif ! systemd-detect-virt -q --container && test "${{newest:-$running}}" != "$running"; then
+                echo "reboot the newest kernel, $newest, is not the running one"
+            fi
         """
 
     def process(self, output: list[str]) -> UpgradeState:
         return parse_upgrade(output)
+
+    @staticmethod
+    def default() -> UpgradeState:
+        return UpgradeState((), None, None)

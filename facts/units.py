@@ -22,14 +22,14 @@ class UnitState:
 
 
 def parse(names: tuple[str, ...], output: list[str]) -> dict[str, UnitState]:
-    """Blocks of `systemctl show` in the order asked for, one empty line between two; then `stamp FILE:DIGEST`
-    lines."""
+    """Blocks of `systemctl show` in the order asked for, one empty line between two; then `FILE:DIGEST`
+    lines of the stamps."""
     blocks: list[dict[str, str]] = [{}]
     stamps: dict[str, dict[str, str]] = {}
     for line in output:
-        if line.startswith("stamp "):
-            file, _, digest = line.removeprefix("stamp ").rpartition(":")
-            unit, _, action = file.rpartition("/")[2].rpartition(".")
+        if line.startswith(f"{APPLIED}/"):
+            file, _, digest = line.removeprefix(f"{APPLIED}/").rpartition(":")
+            unit, _, action = file.rpartition(".")
             stamps.setdefault(unit, {})[action] = digest
         elif line:
             key, _, value = line.partition("=")
@@ -66,7 +66,7 @@ class UnitStates(FactBase[dict[str, UnitState]]):
         quoted = " ".join(shlex.quote(unit) for unit in units)
         return (
             f"systemctl show --no-pager -p {PROPERTIES} -- {quoted} && "
-            f'{{ for f in {APPLIED}/*; do test -f "$f" && echo "stamp $f:$(head -n 1 "$f")"; done; true; }}'
+            f"{{ grep -s -H -m 1 '' {APPLIED}/*; true; }}"
         )
 
     @staticmethod
@@ -75,3 +75,20 @@ class UnitStates(FactBase[dict[str, UnitState]]):
 
     def process(self, output: list[str]) -> dict[str, UnitState]:
         return parse(self.units, output)
+
+
+class FailedUnits(FactBase[list[str]]):
+    """The names of the units that have failed, once the boot is through (60 s are waited for that)."""
+
+    def command(self) -> str:
+        return (
+            "timeout 60 systemctl is-system-running --wait >/dev/null;"
+            " systemctl list-units --failed --plain --no-legend --no-pager"
+        )
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line.split()[0] for line in output if line]
+
+    @staticmethod
+    def default() -> list[str]:
+        return []

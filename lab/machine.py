@@ -1,10 +1,13 @@
 """What the lab asks of the machine it runs on, and how it starts programs there."""
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab import LabError
@@ -81,6 +84,12 @@ def in_lan(*command: str | Path) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{namespace()}", *map(str, command)]
 
 
+def missing_packages() -> list[str]:
+    """The Debian packages that bring what the lab needs and this machine lacks."""
+    packages = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
+    return sorted(packages | (set() if KEYRING.exists() else {"debian-archive-keyring"}))
+
+
 def missing() -> list[str]:
     """Why the lab cannot run here: one clause for each thing that is missing; empty if it can."""
     reasons = []
@@ -88,10 +97,7 @@ def missing() -> list[str]:
         return [f"it needs Linux, and this is {os.uname().sysname}"]
     if os.geteuid() != 0:
         reasons.append("it needs root (namespaces, mounts)")
-    packages = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
-    if not KEYRING.exists():
-        packages.append("debian-archive-keyring")
-    if packages:
+    if packages := missing_packages():
         reasons.append(f"programs are missing: apt-get install {' '.join(packages)}")
     if "overlay" not in Path("/proc/filesystems").read_text() and shutil.which("modprobe"):
         subprocess.run(["modprobe", "overlay"], check=False, capture_output=True, timeout=30)
@@ -104,18 +110,44 @@ def missing() -> list[str]:
     return reasons
 
 
+@contextlib.contextmanager
+def alone(seconds: float = 1800) -> Iterator[None]:
+    """One change of a lab at a time. The lock is an abstract socket's name: it goes with the process that holds
+    it, and no file is left behind. A LabError if another command holds it for that long."""
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_UNIX) as lock:
+        while True:
+            try:
+                lock.bind(f"\0{namespace()}")
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"another command has been changing the lab for {seconds:.0f} s."
+                    ) from None
+            time.sleep(0.1)
+        yield
+
+
 def require() -> None:
     """Stop with one sentence if the lab cannot run here, before anything is made."""
     if reasons := missing():
         raise LabError(f"the lab cannot run here: {'; '.join(reasons)}.")
     for directory in (state_dir(), cache_dir()):
-        directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(directory).free
+        free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
         if free < DISK_NEEDED:
             raise LabError(
                 f"the disk under {directory} has {free / 1024**3:.1f} GB free;"
                 f" the lab needs {DISK_NEEDED / 1024**3:.0f} GB."
             )
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for somebody to take note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def systemd_booted() -> bool:

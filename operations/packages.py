@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 
-from facts.packages import Packages, Upgrade
+from facts.packages import FETCHED, Packages, Upgrade
 
 # The lists' lock has no timeout of apt's own (DPkg::Lock::Timeout is dpkg's), so it is waited for here: it
 # is an fcntl lock, which util-linux's flock does not see. Seconds.
@@ -34,7 +34,8 @@ FRESH = 3600
 
 def _update() -> Generator[StringCommand, None, None]:
     yield StringCommand("python3", "-c", QuoteString(WAIT_FOR_LISTS))
-    yield StringCommand(f"{APT} -o APT::Update::Error-Mode=any update")
+    fetched = f"mkdir -p {FETCHED.rpartition('/')[0]} && touch {FETCHED}"
+    yield StringCommand(f"{APT} -o APT::Update::Error-Mode=any update && {fetched}")
 
 
 def _repair() -> StringCommand:
