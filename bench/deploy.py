@@ -1,10 +1,10 @@
 """A run of deploys/cn01.py that changes nothing, beside an Ansible playbook that does the same work.
 
 Both run in one lab, against one node, in turns, so that what else the machine does meets both. Each run is a
-cold process with a connection of its own, the same SSH key, its default output (read here to make sure that
-nothing changed), and compiled bytecode. pyinfra runs with -y; Ansible with pipelining and
-ControlPersist. The node was deployed by pyinfra, and the playbook, bench/deploy_playbook.yml, must then find
-nothing to change: so both assert the same state.
+cold process (with compiled bytecode) and a connection of its own, with the same SSH key and its default output,
+which is read to make sure that nothing changed. pyinfra runs with -y; Ansible with pipelining and ControlPersist.
+The node was deployed by pyinfra, and the playbook, bench/deploy_playbook.yml, must then find nothing to change:
+so both assert the same state.
 
 Commands on the wire are counted by the node's own sshd: at LogLevel VERBOSE it logs "Starting session" for
 every channel that runs something, a command as well as sftp, whoever opens it and however. That is on for
