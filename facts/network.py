@@ -90,8 +90,8 @@ echo ::interface; echo "$interface"
 ! test -e "/sys/class/net/$interface/wireless" || echo ::wireless
 echo ::route; echo "$route"
 echo ::address; ip -json -4 address show dev "$interface"
-if nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null >/dev/null; then
-  echo ::networkmanager; nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface"
+if device=$(nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null); then
+  echo ::networkmanager; echo "$device"
   echo ::connections; nmcli -t -f UUID,FILENAME,NAME connection show --active
 fi
 echo ::networkd
