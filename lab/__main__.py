@@ -1,7 +1,6 @@
 """python -m lab: boots, reaches and powers the nodes of the lab."""
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import inventory
 from lab import LabError, lan, machine, tree
 from lab.node import MANAGERS, Node, run_in, say
 from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
@@ -18,6 +16,8 @@ from lab.operator import as_caller, environment, forget_hosts, prepare, public_k
 
 def known_nodes() -> list[str]:
     """The hosts of inventory.py: the lab boots what production has, under the same names."""
+    import inventory  # here, because it brings pyinfra along, and most commands of the lab need no host's name
+
     return sorted(name for name, _ in inventory.frontends + inventory.backends)
 
 
@@ -172,10 +172,8 @@ def main() -> int:
     try:
         if args.function not in (up, power, down) or os.geteuid() != 0:
             return int(args.function(args))
-        # One change of the lab at a time. The lock is on a folder, so that no lock file is left behind.
-        lock = os.open("/var/lib", os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return int(args.function(args))
+        with machine.alone():
+            return int(args.function(args))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """The operator of the lab: an SSH key, a known_hosts file and secrets of the lab's own."""
 
 import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -15,13 +16,13 @@ def home() -> Path:
 def prepare() -> None:
     """The lab's own secrets, as `make secrets` makes them for production."""
     machine.run([sys.executable, "-m", "console.secrets"], env=environment())
-    _hand_over(home() / "secrets.toml")
+    hand_over(home() / "secrets.toml")
 
 
 def forget_hosts() -> None:
     """A new node has new host keys, and may get an address that another one had."""
     (home() / "known_hosts").write_text("")
-    _hand_over(home() / "known_hosts")
+    hand_over(home() / "known_hosts")
 
 
 def public_key() -> str:
@@ -32,18 +33,24 @@ def public_key() -> str:
         machine.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator of the lab", "-f", private]
         )
-        _hand_over(home(), private, private.with_suffix(".pub"))
+        hand_over(home(), private, private.with_suffix(".pub"))
     return private.with_suffix(".pub").read_text().strip()
 
 
 def environment() -> dict[str, str]:
     """What an operator's command sees: where the key, the known hosts and the secrets are."""
-    return os.environ | {
-        "OKOME_SSH_KEY": str(home() / "id_ed25519"),
-        "OKOME_KNOWN_HOSTS": str(home() / "known_hosts"),
-        "OKOME_SECRETS": str(home() / "secrets.toml"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-    }
+    uid = os.environ.get("SUDO_UID")
+    caller = pwd.getpwuid(int(uid)) if uid else None
+    return (
+        os.environ
+        | ({"HOME": caller.pw_dir, "USER": caller.pw_name} if caller else {})
+        | {
+            "OKOME_SSH_KEY": str(home() / "id_ed25519"),
+            "OKOME_KNOWN_HOSTS": str(home() / "known_hosts"),
+            "OKOME_SECRETS": str(home() / "secrets.toml"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+        }
+    )
 
 
 def as_caller() -> list[str]:
@@ -54,7 +61,7 @@ def as_caller() -> list[str]:
     return []
 
 
-def _hand_over(*paths: Path) -> None:
+def hand_over(*paths: Path) -> None:
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
     if uid and gid:
         for path in paths:

@@ -8,6 +8,7 @@ from facts.fstab import Fstab
 from facts.machine import Machine
 from operations.address import static_address
 from operations.config_set import ConfigFile, ConfigSet, config_set
+from operations.connection import explain_lost_connections
 from operations.fstab import BACKUP, FSTAB, hardened
 from operations.packages import packages
 from operations.sysctl import sysctl
@@ -23,11 +24,10 @@ CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 
 @deploy("Foundation")
 def foundation() -> None:
+    explain_lost_connections()
     machine = host.get_fact(Machine, _sudo=False)
     if not machine["sudo"]:
-        raise OperationError(
-            f"{host.name}: sudo wants a password of {host.data.ssh_user}; let it in without."
-        )
+        raise OperationError(f"{host.name}: {host.data.ssh_user} needs sudo without a password.")
     if machine["release"] not in RELEASES:
         raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
 

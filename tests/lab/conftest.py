@@ -14,7 +14,9 @@ import pytest
 from tests.conftest import AS_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OKOME_LAB": "test", "PYINFRA_PROGRESS": "off"}
+# Each worker of pytest-xdist has a lab of its own.
+NAME = f"test{os.environ.get('PYTEST_XDIST_WORKER', '').removeprefix('gw')}"
+ENVIRONMENT = os.environ | {"OKOME_LAB": NAME, "PYINFRA_PROGRESS": "off"}
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,18 @@ class Lab:
         return self.command("run", "--", "pyinfra", "inventory.py", *words)
 
     def deploy(
-        self, *words: str, deploy: str = "deploys/cn01.py", address: str | None = None, timeout: float = 400
+        self,
+        *words: str,
+        deploy: str = "deploys/cn01.py",
+        address: str | None = None,
+        env: tuple[str, ...] = (),
+        timeout: float = 400,
     ) -> Run:
-        """Run a deploy to its end; `address` where it is not the final one."""
+        """Run a deploy to its end; `address` where it is not the final one, with env(1)'s words"""
         where = ["--data", f"ssh_hostname={address}"] if address else []
+        options = ["--json", *where, *(words if "--dry" in words else ("-y", *words))]
         done = subprocess.run(
-            self.pyinfra(deploy, "--json", *where, *(words if "--dry" in words else ("-y", *words))),
+            self.command("run", "--", "env", *env, "pyinfra", "inventory.py", deploy, *options),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,

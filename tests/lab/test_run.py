@@ -24,7 +24,7 @@ def fingerprint(lab: Lab) -> dict[str, str]:
             "dpkg -l",
             "systemctl list-unit-files --no-pager --no-legend",
             "ip -4 -o address show scope global | awk '{print $4}'",
-            "hostname; sysctl net.core.somaxconn; systemctl is-active redis-server; ls -d /tmp/[^s]* /run/okome*",
+            "hostname; sysctl net.core.somaxconn; systemctl is-active redis-server; ls -d /tmp/[!s]* /run/okome*",
         )
     }
     places = "/etc /usr/local /var/lib/okome /var/lib/redis"
@@ -144,7 +144,10 @@ def test_power_cut(lab: Lab, finished: dict[str, str], operation: str, later: fl
     wait_for(run, operation)
     time.sleep(later)
     lab("power", "cn01", "cut")
-    kill(run)
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode == 1
+    assert "the connection is lost; run the deploy again" in said
+    assert "Traceback" not in said
     lab("power", "cn01", "on")
     again = lab.deploy(address=lab.address())
     assert again.status == 0, again.output

@@ -19,3 +19,5 @@ TestStaticAddress = make_operation_tests(
     "operations", "address.static_address", FIXTURES / "address.static_address"
 )
 TestUnit = make_operation_tests("operations", "unit.unit", FIXTURES / "unit.unit")
+TestSysctl = make_fact_tests("facts", "sysctl.Sysctl", FIXTURES / "sysctl.Sysctl")
+TestSysctlOperation = make_operation_tests("operations", "sysctl.sysctl", FIXTURES / "sysctl.sysctl")
