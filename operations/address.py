@@ -31,6 +31,7 @@ from pyinfra.connectors.util import CommandOutput
 
 from facts.network import (
     DHCPCD,
+    FAILED,
     GUARD,
     GUARD_UNIT,
     NETPLAN,
@@ -428,7 +429,9 @@ class Move:
     def undone(self, trouble: str, previous: str | None) -> str:
         """Wait for the undo, and say how it ended."""
         reached = self.find(previous)
-        return f"{self.want.address} was undone: {trouble.rstrip('.')}; the node answers at {reached}."
+        _, output = self.ask(f"! test -e {FAILED} || cat {FAILED}", seconds=10)
+        reason = (output.stdout.strip() or trouble).rstrip(".")
+        return f"{self.want.address} was undone: {reason}; the node answers at {reached}."
 
     # Connections.
 
