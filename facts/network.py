@@ -15,6 +15,7 @@ DHCPCD = "/etc/dhcpcd.conf"
 GUARD = "/usr/local/lib/okome/address_guard.py"
 GUARD_UNIT = "/etc/systemd/system/okome-address-revert.service"
 PENDING = "/var/lib/okome/address/pending"
+FAILED = "/var/lib/okome/address/failed"
 
 
 class Address(TypedDict):

@@ -139,12 +139,45 @@ def test_an_address_in_use_is_refused(node: Node, taken: str) -> None:
 
 
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_a_broken_file_of_netplan_is_left_to_its_owner(node: Node) -> None:
+    before, other = node.state(), "/etc/netplan/60-somebody.yaml"
+    node.lab.execute("sh", "-c", f"umask 077; echo 'network: {{version: 2, ethernets: 7}}' > {other}")
+    assert "nothing was changed: `netplan generate` failed" in node.refused(node.leased)
+    node.lab.execute("rm", other)
+    assert node.state() == before
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
 def test_addresses_in_another_file_of_netplan_are_refused(node: Node) -> None:
     before, other = node.state(), "/etc/netplan/60-somebody.yaml"
     text = "network: {version: 2, ethernets: {wired: {addresses: [192.168.86.40/24]}}}"
     node.lab.execute("sh", "-c", f"umask 077; echo '{text}' > {other}")
     assert f"{other} already sets addresses for wired" in node.refused(node.leased)
     node.lab.execute("rm", other)
+    assert node.state() == before
+
+
+# Out of order for the change, for its undo and for the undo's first repetition.
+FAILING_NETWORKCTL = """
+cp /usr/bin/networkctl /run/networkctl.real; : >/run/networkctl.failed
+cat >/run/networkctl <<'END'
+#!/bin/sh
+if [ "$1" = reload ] && [ $(wc -l </run/networkctl.failed) -lt 3 ]; then
+  echo >>/run/networkctl.failed; echo out of order >&2; exit 1
+fi
+exec /run/networkctl.real "$@"
+END
+chmod 755 /run/networkctl; mount --bind /run/networkctl /usr/bin/networkctl
+"""
+
+
+@pytest.mark.parametrize("node", ["networkd"], indirect=True)
+def test_a_manager_that_fails_is_quoted_and_its_undo_repeated(node: Node) -> None:
+    before = node.state()
+    node.lab.execute("sh", "-c", FAILING_NETWORKCTL)
+    said = node.refused(node.leased)
+    assert f"undone: `networkctl reload` failed: out of order; the node answers at {node.leased}" in said
+    node.lab.execute("umount", "/usr/bin/networkctl")
     assert node.state() == before
 
 
