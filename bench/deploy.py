@@ -35,10 +35,11 @@ from group_data import backends
 from lab import LabError, machine
 from lab.node import Node
 from lab.operator import as_caller, environment, hand_over, home
+from operations.address import MANAGED
 from operations.basic_setup import maxmemory, sha256
 from operations.secret import load
 
-LAB = "bench"
+LAB = "bdeploy"  # its own, so that another bench may run beside it
 NODE = "cn01"
 DELAYS = (0, 5)  # ms
 ROUNDS = 3
@@ -115,6 +116,7 @@ def host_variables() -> dict[str, Any]:
     return {
         **given,
         "address": address(),
+        "managed": MANAGED,
         "maxmemory": maxmemory(backends.redis_maxmemory, memory),
         "okome_sha256": sha256(secrets["redis_okome"]),
         "exporter_sha256": sha256(secrets["redis_exporter"]),
