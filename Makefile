@@ -7,7 +7,8 @@ PY := .venv/bin/python
 # Namespaces, mounts and apt take root; everything else runs as you.
 KEEP := OKOME_LAB,XDG_CACHE_HOME,SSL_CERT_FILE
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP))
-LINUX := $(filter Linux,$(shell uname -s))
+# Where nodes can be booted: on Linux, as root or with sudo.
+LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 
 .PHONY: help setup tools demo test lint validate secrets bench down lock
 
@@ -29,7 +30,7 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 	@touch $@
 
 tools: setup # the Debian packages that the lab and the tests call
-ifneq ($(LINUX),)
+ifneq ($(LAB),)
 	@missing=$$($(PY) -m lab packages); if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \
@@ -42,6 +43,7 @@ demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: n
 	@$(SUDO) $(PY) -m lab.demo
 
 test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
+	@test -z "$(LAB)" -o -z "$(SUDO)" || { echo "test: sudo, for the nodes of the lab"; sudo --validate; }
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup ## ruff, strict mypy
