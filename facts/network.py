@@ -55,7 +55,7 @@ class Interface(TypedDict):
     gateway: str | None
     # Of the files above, those that exist.
     files: dict[str, File]
-    # "boots": the unit that undoes an unconfirmed change is enabled.
+    # Whether the unit is enabled that undoes, at boot, what was never confirmed.
     guard_enabled: bool
     # The content of dhcpcd.conf, where dhcpcd is in charge (bytes as surrogateescape).
     dhcpcd_conf: str
