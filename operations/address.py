@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gevent
-from paramiko import SSHException
+from paramiko import HostKeys, SSHException
 from pyinfra import host, logger
 from pyinfra.api import (
     FunctionCommand,
@@ -321,6 +321,7 @@ class Move:
         if settled(now, self.want, target):
             return
         self.learn_keys()
+        self.refuse_a_stranger()
         self.install_guard(now)
         previous = self.arm(now, target)
         if trouble := self.confirm(target, time.monotonic() + self.confirm_seconds):
@@ -344,6 +345,16 @@ class Move:
         for line in output.stdout_lines:
             kind, blob = line.split()[:2]
             self.keys.add((kind, base64.b64decode(blob)))
+
+    def refuse_a_stranger(self) -> None:
+        """A re-imaged node has new host keys: better said now than found out at the new address."""
+        file = Path(self.connector.data["ssh_known_hosts_file"] or "~/.ssh/known_hosts").expanduser()
+        known = HostKeys(str(file)).lookup(self.address) if file.exists() else None
+        if known and not any((kind, key.asbytes()) in self.keys for kind, key in known.items()):
+            raise AddressError(
+                f"{file} knows another machine at {self.address}: nothing was changed. If this node was"
+                f" imaged anew, run: ssh-keygen -f {file} -R {self.address}"
+            )
 
     def install_guard(self, now: Interface) -> None:
         """Upload the guard and its boot unit, where they are not what they are here."""

@@ -107,6 +107,12 @@ class Lab:
         self("run", "--", *pytest, *words, timeout=300)
 
 
+def kill_group(run: subprocess.Popen[str]) -> None:
+    """SIGKILL for a run and all it started, which may be root's."""
+    subprocess.run([*AS_ROOT, "kill", "-KILL", "--", f"-{run.pid}"], check=False, timeout=30)
+    run.wait(timeout=30)
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     lab = Lab()

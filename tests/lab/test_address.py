@@ -6,8 +6,6 @@ the move, then what starts from its static one. What no manager has a part in ru
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import AS_ROOT
-from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run
+from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
 DEPLOY = "tests/lab/address/cn01.py"
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
@@ -97,8 +95,7 @@ class Node:
             wait("the change in effect", lambda: self.unconfirmed(address))
             yield
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+            kill_group(process)
             on_the_lan("route", "del", "blackhole", f"{address}/32")
 
 
@@ -136,6 +133,17 @@ def test_an_address_in_use_is_refused(node: Node, taken: str) -> None:
     before = node.state()
     assert f"{FINAL} is in use by {taken}: nothing was changed" in node.refused(node.leased)
     assert node.state() == before
+
+
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_a_node_imaged_anew_is_told_at_once(node: Node) -> None:
+    """The operator's known_hosts has the key that the address had before."""
+    before = node.state()
+    other = f"ssh-keygen -q -t ed25519 -N '' -f $D/k && echo {FINAL} $(cat $D/k.pub) >> $OKOME_KNOWN_HOSTS"
+    node.lab("run", "--", "sh", "-c", f"D=$(mktemp -d); {other}; rm -r $D")
+    assert f"knows another machine at {FINAL}: nothing was changed" in node.refused(node.leased)
+    assert node.state() == before
+    node.lab("run", "--", "sh", "-c", f"ssh-keygen -q -f $OKOME_KNOWN_HOSTS -R {FINAL}")
 
 
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
