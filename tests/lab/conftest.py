@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ class Lab:
         self("run", "--", *pytest, *words, timeout=300)
 
 
-def kill_group(run: subprocess.Popen[str]) -> None:
+def kill_group(run: subprocess.Popen[Any]) -> None:
     """SIGKILL for a run and all it started, which may be root's."""
     subprocess.run([*AS_ROOT, "kill", "-KILL", "--", f"-{run.pid}"], check=False, timeout=30)
     run.wait(timeout=30)
