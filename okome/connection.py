@@ -1,0 +1,105 @@
+"""Reaching CN01: a client with time limits, scripts that survive SCRIPT FLUSH, the server's clock."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+PREFIX = "okome:"
+"""Every key and channel of the library begins with it; the ACL of CN01 allows nothing else."""
+
+UNAVAILABLE = (RedisError, OSError, TimeoutError)
+"""What a call to Redis raises when the answer can't be had, whatever the cause."""
+
+SYNC_INTERVAL = 60.0  # s; two quartz clocks drift apart by some 3 ms in a minute
+
+
+def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Redis:
+    """A client for Cache and Budgets. `timeout`: seconds for connecting, for one answer, and for a free
+    connection.
+
+    The pool makes callers wait for a connection; redis-py's default pool raises beyond its limit. One
+    immediate retry, for connections that a restarted server has closed: every script of the library may be
+    sent twice.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 1),
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    return Redis.from_pool(pool)
+
+
+def require_bytes(redis: Any) -> None:
+    """Raise ValueError for a client that decodes answers: values are bytes, not text."""
+    if redis.get_encoder().decode_responses:
+        raise ValueError(
+            "okome stores bytes: make the Redis client with decode_responses=False, or by connect()"
+        )
+
+
+class Script:
+    """A Lua script, sent by its digest and in full where the server does not know it (any more)."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, redis: Any, keys: Sequence[str], *arguments: str | bytes | int | float) -> Any:
+        try:
+            return await redis.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.source, len(keys), *keys, *arguments)
+
+
+class Clock:
+    """Redis's time, estimated from the answers it gave: all processes agree on it, whatever their own clocks
+    say.
+
+    A sample is kept if its round trip was shorter than the last one's, or if that is older than
+    SYNC_INTERVAL. The error is at most half of the round trip.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.monotonic = monotonic
+        self._offset = 0.0
+        self._round_trip = 0.0
+        self._sampled = float("-inf")
+        self._syncing = asyncio.Lock()
+
+    @property
+    def known(self) -> bool:
+        return self.monotonic() - self._sampled < SYNC_INTERVAL
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the server."""
+        return self.monotonic() + self._offset
+
+    def observe(self, sent: float, seconds: int, microseconds: int) -> None:
+        """TIME came back as (seconds, microseconds) for what was sent at `sent` (monotonic)."""
+        received = self.monotonic()
+        if not self.known or received - sent <= self._round_trip:
+            self._offset = seconds + microseconds / 1e6 - (sent + received) / 2
+            self._round_trip = received - sent
+            self._sampled = received
+
+    async def sync(self, redis: Any, within: float) -> None:
+        """Ask for the time, once for all who want to know. Raises what UNAVAILABLE lists."""
+        async with asyncio.timeout(within), self._syncing:
+            if self.known:
+                return
+            sent = self.monotonic()
+            seconds, microseconds = (int(part) for part in await redis.time())
+            self.observe(sent, seconds, microseconds)
