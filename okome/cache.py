@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 from redis.exceptions import ResponseError
 
 from okome import scripts
-from okome.connection import UNAVAILABLE, Clock, Script, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Script, require_bytes
 from okome.envelope import MAX_BYTES, TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, Msgpack, unpack
 from okome.flight import Flight
 from okome.headers import Directives, Status, cache_headers
@@ -187,7 +187,7 @@ class Cache(Generic[T]):
         self._looking: dict[str, int] = {}  # callers per name between their call and their flight
         self._tasks: set[asyncio.Task[Any]] = set()
         self._degraded_slots = asyncio.Semaphore(self.policy.degraded_computes)
-        self._closed_until = -math.inf  # monotonic; Redis is left alone until then
+        self._breaker = Breaker(self.policy.breaker, self._clock.monotonic)
         life = (
             self.policy.fresh + max(self.policy.stale, self.policy.stale_if_error) + self.policy.max_compute
         )
@@ -221,6 +221,11 @@ class Cache(Generic[T]):
             for task in self._tasks:
                 task.cancel()
         await self._wakes.aclose()
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis was there when last heard of."""
+        return self._wakes.up.is_set() and not self._breaker.open
 
     # What callers ask for
 
@@ -427,7 +432,7 @@ class Cache(Generic[T]):
         )
 
     async def _read(self, name: str, tags: tuple[str, ...], codec: Codec[Any]) -> _Entry | None:
-        if self._broken:
+        if self._breaker.open:
             return None
         keys = [self._key("v", name), *(self._key("t", digest(tag)) for tag in tags)]
         try:
@@ -497,7 +502,7 @@ class Cache(Generic[T]):
     # Computing
 
     def _refresh(self, work: _Work, entry: _Entry) -> None:
-        if work.name not in self._flights and not self._broken:
+        if work.name not in self._flights and not self._breaker.open:
             self._launch(self._flight(work, background=True), work, entry)
 
     def _launch(self, flight: _AnyFlight, work: _Work, fallback: _Entry | None) -> None:
@@ -533,7 +538,7 @@ class Cache(Generic[T]):
         while True:
             event = self._wakes.arm(message)
             try:
-                if self._broken:
+                if self._breaker.open:
                     return await self._degraded(flight, work, fallback)
                 try:
                     state, answer, generations = await self._enter(work, token, seen)
@@ -796,16 +801,9 @@ class Cache(Generic[T]):
     def _keys(self, name: str, tags: Iterable[str]) -> list[str]:
         return [self._key("v", name), self._key("l", name), *(self._key("t", digest(tag)) for tag in tags)]
 
-    @property
-    def _broken(self) -> bool:
-        return self._clock.monotonic() < self._closed_until
-
     def _unavailable(self, error: BaseException) -> None:
-        """Leave Redis alone for a while: who comes now need not wait for a time limit, too."""
-        if not self._broken:
-            log.warning("Redis is unavailable (%s): computing without it", type(error).__name__)
         self.counts["unavailable"] += 1
-        self._closed_until = self._clock.monotonic() + self.policy.breaker
+        self._breaker.trip(error)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

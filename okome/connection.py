@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +13,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
+log = logging.getLogger(__name__)
+
 PREFIX = "okome:"
 """Every key and channel of the library begins with it; the ACL of CN01 allows nothing else."""
 
 UNAVAILABLE = (RedisError, OSError, TimeoutError)
 """What a call to Redis raises when the answer can't be had, whatever the cause."""
 
-SYNC_INTERVAL = 60.0  # s; two quartz clocks drift apart by some 3 ms in a minute
+SYNC_INTERVAL = 60.0  # s
+DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
 
 
 def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Redis:
@@ -90,10 +94,12 @@ class Clock:
     def observe(self, sent: float, seconds: int, microseconds: int) -> None:
         """TIME came back as (seconds, microseconds) for what was sent at `sent` (monotonic)."""
         received = self.monotonic()
-        if not self.known or received - sent <= self._round_trip:
-            self._offset = seconds + microseconds / 1e6 - (sent + received) / 2
-            self._round_trip = received - sent
-            self._sampled = received
+        round_trip = received - sent
+        offset = seconds + microseconds / 1e6 - (sent + received) / 2
+        # Further apart than both errors allow: the server's clock was set, or it is another server.
+        stepped = abs(offset - self._offset) > (round_trip + self._round_trip) / 2 + DRIFT
+        if stepped or not self.known or round_trip <= self._round_trip:
+            self._offset, self._round_trip, self._sampled = offset, round_trip, received
 
     async def sync(self, redis: Any, within: float) -> None:
         """Ask for the time, once for all who want to know. Raises what UNAVAILABLE lists."""
@@ -103,3 +109,23 @@ class Clock:
             sent = self.monotonic()
             seconds, microseconds = (int(part) for part in await redis.time())
             self.observe(sent, seconds, microseconds)
+
+
+class Breaker:
+    """After a failed call Redis is left alone for `pause` seconds: who comes now need not wait to learn the
+    same.
+    """
+
+    def __init__(self, pause: float, monotonic: Callable[[], float]) -> None:
+        self._pause = pause
+        self._monotonic = monotonic
+        self._open_until = float("-inf")
+
+    @property
+    def open(self) -> bool:
+        return self._monotonic() < self._open_until
+
+    def trip(self, error: BaseException) -> None:
+        if not self.open:
+            log.warning("Redis is unavailable (%s): going on without it", type(error).__name__)
+        self._open_until = self._monotonic() + self._pause

@@ -249,9 +249,11 @@ async def test_stale_while_revalidate(open_cache: Open, origin: Origin, time: La
         await cache.get_or_compute("k", origin)
         await settled(cache)
         time.passed += 15
+        origin.release.clear()
         found = await asyncio.gather(*(cache.get_or_compute("k", origin) for _ in range(5)))
         assert {(cached.status, cached.value.text) for cached in found} == {(Status.STALE, "answer 1")}
         assert found[0].headers()["Cache-Status"] == "okome; hit; ttl=-6"
+        origin.release.set()
         await settled(cache)
         assert (await cache.get_or_compute("k", origin)).value == Answer("answer 2")
     assert origin.calls == 2
