@@ -484,7 +484,6 @@ class Budgets:
 
     async def _reseed(self, charge: _Charge) -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
-        self.counts["lost_found"] += 1
         if self._ledger is None:
             return False
         now = self._clock.now()
@@ -506,7 +505,7 @@ class Budgets:
         fields += ["r", reserved, "n", min(expiries[1:], default=0)]
         async with asyncio.timeout(self._timeout):
             await SEED(self._redis, [charge.key], account.spent, charge.end, *fields)
-        self.counts["reseeded"] += 1
+        self.counts["seeded"] += 1
         return True
 
     @staticmethod

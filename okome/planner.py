@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -48,7 +48,11 @@ KEEP_ALIVE = (
 )
 DONE = b"data: [DONE]\n\n"
 
-_WORDS = ["a", "rice", "bowl", "holds", "more", "than", "it", "shows", "and", "every", "grain", "was", "counted", "before", "the", "water", "came", "to", "boil", "so", "the", "cook", "waits", "and", "the", "lid", "stays", "on", "while", "steam", "finds", "its", "own", "way", "out"]
+_TEXT = """
+a rice bowl holds more than it shows and every grain was counted before the water came to boil so the cook
+waits and the lid stays on while steam finds its own way out
+"""
+_WORDS = tuple(_TEXT.split())
 _ASSETS = {
     "app.css": ("text/css", b"body { font-family: system-ui; margin: 2rem }\n"),
     "app.js": ("text/javascript", b"console.log('okome')\n"),
@@ -68,9 +72,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """The fields that the planner itself looks at; all others are in the cache key all the same."""
 
     model: str
-    messages: list[Message]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     stream: bool = False
-    max_tokens: int = DEFAULT_TOKENS
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_TOKENS
 
     @property
     def prompt_tokens(self) -> int:
@@ -160,8 +164,6 @@ class Planner:
         try:
             asked: dict[str, Any] = msgspec.json.decode(bytes(body), type=dict[str, Any])
             chat = msgspec.convert(asked, ChatRequest)
-            if not chat.messages or not 1 <= chat.max_tokens <= MAX_TOKENS:
-                raise ValueError(f"messages is not empty, and max_tokens is 1 to {MAX_TOKENS}")
             user = digest(request.headers.get("authorization", "anonymous"))
             key = key_of(asked, tenant=user)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:

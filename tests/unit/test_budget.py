@@ -202,7 +202,7 @@ async def test_lost_state_is_noticed_and_rebuilt_from_the_ledger(
     await budgets.commit(running, {"tokens": 100})
     await budgets.commit(spent, {"tokens": 350})  # once more
     assert await left(budgets) == 1000 - 350 - 100 - 50
-    assert budgets.counts["reseeded"] >= 2
+    assert budgets.counts["seeded"] >= 2
     await client.aclose()
 
 
@@ -368,7 +368,7 @@ async def test_bad_input_is_refused(open_budgets: Open, redis: Redis) -> None:
     budgets = open_budgets(TOKENS)
     for amount in (-1, 1.5, True, 2**53, "7"):
         with pytest.raises(ValueError, match="whole number"):
-            await budgets.reserve(ANN, {"tokens": amount})  # type: ignore[dict-item]  # what the test is about
+            await budgets.reserve(ANN, {"tokens": amount})  # type: ignore[dict-item]  # bad
     with pytest.raises(ValueError, match="user"):
         await budgets.reserve({}, {"tokens": 1})
     with pytest.raises(ValueError, match="same name"):
