@@ -46,6 +46,7 @@ class RedisServer:
         self._admin_password = secrets.token_hex(16)
         self.socket = self._folder / "redis.sock"
         self.url = f"unix://okome:{self._password}@{self.socket}"
+        self.admin_url = f"unix://admin:{self._admin_password}@{self.socket}"
         self.admin: Redis = Redis(
             unix_socket_path=str(self.socket),
             username="admin",
@@ -108,6 +109,11 @@ class RedisServer:
             self._process.wait(timeout=START)
             self._process = None
             self.socket.unlink(missing_ok=True)
+
+    def at(self, port: int) -> "tuple[str, str]":
+        """The application user's and the admin's URL over TCP, for a server started with `--port`."""
+        address = f"127.0.0.1:{port}"
+        return f"redis://okome:{self._password}@{address}", f"redis://admin:{self._admin_password}@{address}"
 
     def pause(self) -> None:
         """It takes connections and answers nothing, as a hung node does."""
