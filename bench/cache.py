@@ -32,8 +32,8 @@ from okome.envelope import Msgpack
 from okome.ledger import Ledger
 from tests.unit.redis_server import RedisServer
 
-ROUNDS = 15
-PER_ROUND = 150
+CALLS = 3000
+BLOCK = 50
 READERS = 50
 VALUE = {"id": "chatcmpl-1", "text": "a rice bowl holds more than it shows " * 25}
 Call = Callable[[], Awaitable[Any]]
@@ -44,28 +44,19 @@ class Answer(msgspec.Struct):
     text: str
 
 
-async def beside(calls: dict[str, Call], *, rounds: int = ROUNDS, count: int = PER_ROUND) -> dict[str, float]:
-    """Seconds per call: the median over rounds in which all of them take turns, for the machine is noisy."""
+async def ratios(calls: dict[str, Call], base: str, *, times: int = CALLS) -> dict[str, float]:
+    """Each as a multiple of `base`. They take turns, BLOCK calls at a time; the medians of single calls are
+    compared: whatever else the machine does hits all, and the few calls it interrupts don't count.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        await call()
-    for _ in range(rounds):
+    for _ in range(max(1, times // BLOCK)):
         for name, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(count):
+            for _ in range(min(BLOCK, times)):
+                begin = time.perf_counter()
                 await call()
-            taken[name].append((time.perf_counter() - begin) / count)
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-async def ratios(calls: dict[str, Call], base: str, **how: int) -> dict[str, float]:
-    """Each as a multiple of `base`: the median of the ratios of each round's neighbours."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(how.get("rounds", ROUNDS)):
-        once = await beside(calls, rounds=1, count=how.get("count", PER_ROUND))
-        for name, seconds in once.items():
-            taken[name].append(seconds / once[base])
-    return {name: statistics.median(times) for name, times in taken.items()}
+                taken[name].append(time.perf_counter() - begin)
+    medians = {name: statistics.median(some) for name, some in taken.items()}
+    return {name: median / medians[base] for name, median in medians.items()}
 
 
 async def _never() -> Answer:
@@ -138,8 +129,7 @@ async def hits(url: str, admin_url: str) -> list[Measure]:
                 "cashews": lambda: all_at_once(lambda n: by_cashews()),
             },
             "raw",
-            rounds=9,
-            count=1,
+            times=40,
         )
     await cashews.close()
     await plain.client.aclose()
@@ -334,7 +324,7 @@ async def reserving(url: str, admin_url: str, folder: Path) -> list[Measure]:
         store=RedisStore(server=admin_url),
     )
     calls["throttled-py, one"] = throttle.limit
-    found = await ratios(calls, "raw", rounds=9, count=100)
+    found = await ratios(calls, "raw", times=1000)
     ledger.close()
     await admin.aclose()
     await client.aclose()

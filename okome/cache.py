@@ -18,9 +18,12 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, Self, TypeVar
 
+import msgspec
+from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from okome import scripts
@@ -41,6 +44,8 @@ _IN_THREAD = 256 * 1024  # bytes above which packing leaves the event loop alone
 _CHUNKS: Msgpack[tuple[bytes, ...]] = Msgpack(tuple[bytes, ...])
 _NO_DIRECTIVES = Directives()
 _TOKEN = slice(TOKEN_AT, TOKEN_AT + TOKEN_BYTES)
+_NAMES = 4096  # of keys whose digests are kept
+_LONGEST_DRAW = 37.0  # -log of the smallest 1 - uniform() there is, 2^-53, rounded up
 _PASS_FOR = 60.0  # s for which a key is known to be too large
 _OVERSIZE, _UNFIT = object(), object()  # in place of a stream that grew too large, that is not complete
 
@@ -96,7 +101,7 @@ class CachePolicy:
     """Computations at the same time while Redis is gone."""
     redis_timeout: float = 1.0
     """For each call to Redis."""
-    write_timeout: float = 0.5
+    write_timeout: float = 1.0
     """For each write-back; its value has been delivered before."""
     breaker: float = 1.0
     """After a failed call, how long Redis is left alone."""
@@ -114,8 +119,7 @@ class CachePolicy:
             raise ValueError("degraded_computes is at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Cached(Generic[T]):
+class Cached(msgspec.Struct, Generic[T], frozen=True):
     """A value and where it came from. `age`: seconds since it was computed; `ttl`: until it is stale, may be
     < 0.
 
@@ -133,16 +137,14 @@ class Cached(Generic[T]):
         return cache_headers(self.status, age=self.age, ttl=self.ttl, stored=self.stored)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     """An envelope that may be used, with its decoded value (None for an error or a pass)."""
 
     envelope: Envelope
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True):
     """What a flight computes and how: the part that get_or_compute and stream have in common."""
 
     name: str  # digest of the key
@@ -221,6 +223,7 @@ class Cache(Generic[T]):
             for task in self._tasks:
                 task.cancel()
         await self._wakes.aclose()
+        await self._reader.aclose()
 
     @property
     def available(self) -> bool:
@@ -378,26 +381,17 @@ class Cache(Generic[T]):
 
     async def _lookup(self, work: _Work, directives: Directives) -> Cached[Any] | tuple[_AnyFlight, bool]:
         """A value that can be served at once, or the flight, entered, and whether this caller leads it."""
-        self._looking[work.name] = self._looking.get(work.name, 0) + 1
+        looking, name = self._looking, work.name
+        looking[name] = looking.get(name, 0) + 1
         try:
-            return await self._look(work, directives)
-        finally:
-            self._looking[work.name] -= 1
-            if not self._looking[work.name]:
-                del self._looking[work.name]
-                flight = self._flights.get(work.name)
-                if flight is not None:
-                    flight.stop_unless_wanted()
-
-    async def _look(self, work: _Work, directives: Directives) -> Cached[Any] | tuple[_AnyFlight, bool]:
-        fallback = None
-        if work.force:
-            if directives.only_if_cached:
-                raise NotCachedError("only-if-cached and no-cache leave nothing to answer with")
-        else:
-            flight = self._joinable(work.name)
-            if flight is None or flight.background or directives.only_if_cached:
-                entry = await self._read(work.name, work.tags, work.codec)
+            flight = self._joinable(name)
+            fallback = None
+            if work.force:
+                if directives.only_if_cached:
+                    raise NotCachedError("only-if-cached and no-cache leave nothing to answer with")
+                flight = None
+            elif flight is None or flight.background or directives.only_if_cached:
+                entry = await self._read(name, work.tags, work.codec)
                 if entry is not None:
                     if entry.envelope.kind is Kind.ERROR:
                         self.counts["negative"] += 1
@@ -410,14 +404,19 @@ class Cache(Generic[T]):
                     fallback = entry
                 if directives.only_if_cached:
                     raise NotCachedError("only-if-cached, and it is not")
-                flight = self._joinable(work.name)
-            if flight is not None:
-                flight.enter()
-                return flight, False
-        flight = self._flight(work)
-        flight.enter()
-        self._launch(flight, work, fallback)
-        return flight, True
+                flight = self._joinable(name)
+            leads = flight is None
+            if flight is None:
+                flight = self._flight(work)
+                self._launch(flight, work, fallback)
+            flight.enter()
+            return flight, leads
+        finally:
+            looking[name] -= 1
+            if not looking[name]:
+                del looking[name]
+                if name in self._flights:
+                    self._flights[name].stop_unless_wanted()
 
     def _joinable(self, name: str) -> _AnyFlight | None:
         flight = self._flights.get(name)
@@ -434,37 +433,43 @@ class Cache(Generic[T]):
     async def _read(self, name: str, tags: tuple[str, ...], codec: Codec[Any]) -> _Entry | None:
         if self._breaker.open:
             return None
-        keys = [self._key("v", name), *(self._key("t", digest(tag)) for tag in tags)]
         try:
             if not self._clock.known:
                 await self._clock.sync(self._redis, self.policy.redis_timeout)
+            keys = [self._key("v", name)]
+            if tags:
+                keys += [self._key("t", digest(tag)) for tag in tags]
             data, *generations = await self._reader.read(keys)
             if data is None:
                 return None
-            return await self._decode(data, codec, dict(zip(tags, generations, strict=True)))
+            return await self._decode(data, codec, dict(zip(tags, generations, strict=True)) if tags else {})
         except UNAVAILABLE as error:
             self._unavailable(error)
             return None
 
     async def _decode(self, data: bytes, codec: Codec[Any], known: dict[str, bytes | None]) -> _Entry | None:
         """None for what can't be decoded, hangs on an invalidated tag, or is past its life."""
-        envelope = (
-            unpack(data, codec.name)
-            if len(data) < _IN_THREAD
-            else await asyncio.to_thread(unpack, data, codec.name)
-        )
+        if len(data) < _IN_THREAD:
+            envelope = unpack(data, codec.name)
+        else:
+            envelope = await asyncio.to_thread(unpack, data, codec.name)
         if envelope is None:
             self.counts["undecodable"] += 1
             return None
+        if envelope.tags and await self._invalidated(envelope, known):
+            return None
+        return self._open(envelope, codec)
+
+    async def _invalidated(self, envelope: Envelope, known: dict[str, bytes | None]) -> bool:
+        others = [tag for tag in envelope.tags if tag not in known]
+        if others:
+            read = await self._reader.read([self._key("t", digest(tag)) for tag in others])
+            known = {**known, **dict(zip(others, read, strict=True))}
+        return any(known[tag] != generation for tag, generation in envelope.tags.items())
+
+    def _open(self, envelope: Envelope, codec: Codec[Any]) -> _Entry | None:
         if not self._clock.now() < envelope.created + envelope.life:
             return None
-        if envelope.tags:
-            others = [tag for tag in envelope.tags if tag not in known]
-            if others:
-                read = await self._reader.read([self._key("t", digest(tag)) for tag in others])
-                known = {**known, **dict(zip(others, read, strict=True))}
-            if any(known[tag] != generation for tag, generation in envelope.tags.items()):
-                return None
         if envelope.kind is not Kind.VALUE:
             return _Entry(envelope, None)
         try:
@@ -475,9 +480,10 @@ class Cache(Generic[T]):
 
     def _classify(self, entry: _Entry) -> Cached[Any] | None:
         """Fresh, stale but usable now, or (None) only of use should computing fail, or no value at all."""
-        if entry.envelope.kind is not Kind.VALUE:
+        envelope = entry.envelope
+        if envelope.kind is not Kind.VALUE:
             return None
-        envelope, now = entry.envelope, self._clock.now()
+        now = self._clock.now()
         age = max(0.0, now - envelope.created)
         ttl = envelope.fresh - age
         if ttl > 0:
@@ -489,15 +495,13 @@ class Cache(Generic[T]):
     def _due(self, entry: _Entry, cached: Cached[Any]) -> bool:
         """Whether to compute anew now: stale, or nearly so and drawn by lot (XFetch)."""
         envelope = entry.envelope
-        if self._clock.now() < envelope.quiet_until:
-            return False
         if cached.status is Status.STALE:
-            return True
-        head_start = envelope.compute * self.policy.beta * -math.log(1.0 - self._uniform())
-        if head_start >= cached.ttl:
-            self.counts["early"] += 1
-            return True
-        return False
+            return self._clock.now() >= envelope.quiet_until
+        reach = envelope.compute * self.policy.beta
+        if reach * _LONGEST_DRAW < cached.ttl or reach * -math.log(1.0 - self._uniform()) < cached.ttl:
+            return False
+        self.counts["early"] += 1
+        return True
 
     # Computing
 
@@ -831,10 +835,12 @@ async def _read(flight: Flight[Any], tee: Tee, place: object) -> AsyncIterator[b
         flight.leave()
 
 
+@lru_cache(_NAMES)
 def _value_name(key: str) -> str:
     return digest("value:" + key)
 
 
+@lru_cache(_NAMES)
 def _stream_name(key: str) -> str:
     return digest("stream:" + key)
 

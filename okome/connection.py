@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -39,7 +40,7 @@ def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Red
         timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 1),
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
@@ -52,6 +53,13 @@ def require_bytes(redis: Any) -> None:
         raise ValueError(
             "okome stores bytes: make the Redis client with decode_responses=False, or by connect()"
         )
+
+
+def own_limit(redis: Any) -> float | None:
+    """The time limit (s) that the client itself puts on each answer, if it does."""
+    pool = getattr(redis, "connection_pool", redis)
+    limit = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
+    return None if limit is None else float(limit)
 
 
 class Script:

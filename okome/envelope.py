@@ -7,7 +7,6 @@ magic "okm", version, kind, compressed | crc32 of all that follows | crc32 of th
 
 import struct
 import zlib
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -73,8 +72,7 @@ class Kind(IntEnum):
     PASS = 3  # too large to store: compute without waiting for one another
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """One entry. Times in seconds: `created` and `quiet_until` by Redis's clock, the others are durations."""
 
     kind: Kind
@@ -87,7 +85,7 @@ class Envelope:
     stale_if_error: float = 0.0
     compute: float = 0.0
     quiet_until: float = 0.0
-    tags: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, bytes] = {}
 
     @property
     def life(self) -> float:

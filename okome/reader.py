@@ -1,72 +1,114 @@
-"""Reading from Redis: the GETs of one event-loop tick become one MGET, a lone one goes out as it is."""
+"""Reading from Redis: concurrent GETs become one MGET, a lone one goes out as it is."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-MAX_KEYS = 128  # per MGET, so that one answer never holds up everybody
+from okome.connection import own_limit
+
+_Read = tuple[Sequence[str], "asyncio.Future[list[bytes | None]]"]
+
+MAX_KEYS = 128  # per MGET
+PATIENCE = 0.001  # s that a read waits for an earlier answer, to go out together with those whom it wakes
 
 
 class Reader:
-    """Reads keys of one hash slot. Each call has `timeout` seconds; raises what okome.connection.UNAVAILABLE
-    lists.
+    """Reads keys of one hash slot. Each call has `timeout` seconds; raises what UNAVAILABLE lists.
 
-    While nothing is under way a read is sent at once, in the caller's own task. Whatever else arrives in the
-    same tick is gathered: one round trip and one parse for all of it, and equal keys are asked for once.
+    While nothing is under way a read is sent at once, in the caller's own task. The others are gathered,
+    those of one event-loop tick at least, into one round trip and one parse; equal keys are asked for once.
+    None goes out before it was asked for, so nobody gets a value older than his question.
     """
 
     def __init__(self, redis: Any, timeout: float) -> None:
         self._redis = redis
-        self._timeout = timeout
-        self._alone = True
-        self._queued: dict[str, asyncio.Future[bytes | None]] = {}
-        self._flushes: set[asyncio.Task[None]] = set()
+        # A connection of its own for lone reads, of which there is one at a time: to get one from the pool
+        # and give it back is a fifth of a GET. A cluster's client has no such thing.
+        self._lone = redis.client() if hasattr(redis, "client") else redis
+        limit = own_limit(redis)
+        # asyncio.timeout costs a tenth of a GET: not twice, where the client has a limit of its own.
+        self._timeout = None if limit is not None and limit <= timeout else timeout
+        self._under_way = 0
+        self._queued: list[_Read] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._fetches: set[asyncio.Task[None]] = set()
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        if self._alone:
-            self._alone = False
+        if not self._under_way and not self._queued:
+            self._under_way += 1
             try:
+                if self._timeout is None:
+                    return await self._get(keys)
                 async with asyncio.timeout(self._timeout):
-                    if len(keys) == 1:
-                        return [await self._redis.execute_command("GET", keys[0])]
-                    answer: list[bytes | None] = await self._redis.execute_command("MGET", *keys)
-                    return answer
+                    return await self._get(keys)
             finally:
-                self._alone = True
+                self._under_way -= 1
+                if self._queued:
+                    asyncio.get_running_loop().call_soon(self._flush)
         loop = asyncio.get_running_loop()
         if not self._queued:
-            loop.call_soon(self._flush)
-        futures = []
-        for key in keys:
-            future = self._queued.get(key)
-            if future is None:
-                future = self._queued[key] = loop.create_future()
-            futures.append(future)
-        # asyncio.wait leaves the futures alone when this caller is cancelled: others may wait for them too.
-        if len(futures) > 1 or not futures[0].done():
-            await asyncio.wait(futures)
-        return [future.result() for future in futures]
+            self._patience = loop.call_later(PATIENCE, self._flush)
+        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
+        self._queued.append((keys, answer))
+        return await answer
+
+    async def aclose(self) -> None:
+        """Gives its connection back."""
+        if self._lone is not self._redis:
+            await self._lone.aclose(close_connection_pool=False)
+
+    async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
+        if len(keys) == 1:
+            return [await self._lone.execute_command("GET", keys[0])]
+        values: list[bytes | None] = await self._lone.execute_command("MGET", *keys)
+        return values
 
     def _flush(self) -> None:
-        queued, self._queued = list(self._queued.items()), {}
-        for start in range(0, len(queued), MAX_KEYS):
-            flush = asyncio.create_task(self._fetch(dict(queued[start : start + MAX_KEYS])))
-            self._flushes.add(flush)
-            flush.add_done_callback(self._flushes.discard)
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        queued, self._queued = self._queued, []
+        batch: list[_Read] = []
+        wanted: dict[str, bytes | None] = {}
+        for read in queued:
+            batch.append(read)
+            wanted.update(dict.fromkeys(read[0]))
+            if len(wanted) >= MAX_KEYS:
+                self._start(batch, wanted)
+                batch, wanted = [], {}
+        if batch:
+            self._start(batch, wanted)
 
-    async def _fetch(self, wanted: dict[str, "asyncio.Future[bytes | None]"]) -> None:
+    def _start(self, batch: list[_Read], wanted: dict[str, bytes | None]) -> None:
+        self._under_way += 1
+        fetch = asyncio.create_task(self._fetch(batch, wanted))
+        self._fetches.add(fetch)
+        fetch.add_done_callback(self._fetches.discard)
+
+    async def _fetch(self, batch: list[_Read], wanted: dict[str, bytes | None]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 values = await self._redis.execute_command("MGET", *wanted)
         except BaseException as error:
-            for future in wanted.values():
+            for _, answer in batch:
+                if answer.done():  # whoever asked has been cancelled
+                    continue
                 if isinstance(error, Exception):
-                    future.set_exception(error)
-                    future.exception()  # seen: nobody may be left to ask
+                    answer.set_exception(error)
                 else:
-                    future.cancel()
+                    answer.cancel()
             if not isinstance(error, Exception):
                 raise
         else:
-            for future, value in zip(wanted.values(), values, strict=True):
-                future.set_result(value)
+            found = dict(zip(wanted, values, strict=True))
+            for keys, answer in batch:
+                if not answer.done():
+                    answer.set_result([found[key] for key in keys])
+        finally:
+            # After the tasks that this answer wakes: what they ask for next is gathered, too.
+            asyncio.get_running_loop().call_soon(self._fetched)
+
+    def _fetched(self) -> None:
+        self._under_way -= 1
+        if self._queued:
+            self._flush()

@@ -468,7 +468,8 @@ async def test_too_large_is_passed_through_and_counted(open_cache: Open, origin:
 
 async def test_eight_megabytes_go_through(redis: Redis) -> None:
     blob = os.urandom(8 * 1024 * 1024)
-    async with Cache(redis, namespace="blobs", codec=Bytes()) as cache:
+    patient = CachePolicy(redis_timeout=30, write_timeout=30)  # on a busy machine, too
+    async with Cache(redis, namespace="blobs", codec=Bytes(), policy=patient) as cache:
         assert await cache.put("k", blob)
         found = await cache.get("k")
         assert found is not None
