@@ -298,7 +298,7 @@ def rules(count: int) -> list[Rule]:
     return [
         Cap(name=f"cap-{n}", by=("user",), unit="tokens", limit=10**12)
         if n % 3 == 2
-        else Rate(name=f"rate-{n}", by=("user",), unit="tokens", limit=10**9, per=60)
+        else Rate(name=f"rate-{n}", by=("user",), unit="tokens", limit=10**6, per=60)
         for n in range(count)
     ]
 
@@ -308,8 +308,10 @@ async def reserving(url: str, admin_url: str, folder: Path) -> list[Measure]:
     await client.set("okome:raw", msgspec.msgpack.encode(VALUE))
     ledger = Ledger(folder / "reserve.sqlite")
     calls: dict[str, Call] = {"raw": lambda: client.get("okome:raw")}
+    opened = []
     for count in (1, 3, 6, 9):
         budgets = Budgets(client, namespace=f"bench-{count}", rules=rules(count), ledger=ledger)
+        opened.append(budgets)
         calls[f"okome {count}"] = lambda budgets=budgets: budgets.reserve({"user": "ann"}, {"tokens": 1})  # type: ignore[misc]
     storage = RedisStorage("async+" + admin_url, implementation="redispy")
     moving, item = MovingWindowRateLimiter(storage), RateLimitItemPerMinute(10**6)
@@ -325,6 +327,8 @@ async def reserving(url: str, admin_url: str, folder: Path) -> list[Measure]:
     )
     calls["throttled-py, one"] = throttle.limit
     found = await ratios(calls, "raw", times=1000)
+    for one in opened:
+        await one.aclose()
     ledger.close()
     await admin.aclose()
     await client.aclose()
@@ -373,6 +377,7 @@ async def lost_state(server: RedisServer, url: str, folder: Path, losses: int = 
         server.admin.delete(*server.matching("okome:b1:{lost}:cap:*"))
         decision = await budgets.reserve({"user": "ann"}, {"tokens": 0})
         detected += decision.quotas[0].remaining == 1000 - spent
+    await budgets.aclose()
     ledger.close()
     await client.aclose()
     return Measure(

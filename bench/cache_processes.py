@@ -180,6 +180,7 @@ async def spend(url: str, ledger_path: str, ready: Barrier) -> int:
             spent += 5
 
     spent = sum(await asyncio.gather(*(worker() for _ in range(10))))
+    await budgets.aclose()
     ledger.close()
     await client.aclose()
     return spent

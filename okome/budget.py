@@ -25,12 +25,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, Self
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from okome.budget_scripts import RESERVE, SEED, SETTLE, START
-from okome.connection import UNAVAILABLE, Breaker, Clock, Script, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, own_limit, require_bytes
 from okome.headers import Quota, rate_limit_headers
 from okome.keys import Keyspace, digest
 from okome.ledger import Ledger
@@ -38,6 +40,7 @@ from okome.ledger import Ledger
 log = logging.getLogger(__name__)
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
+_PACK = msgspec.msgpack.Encoder().encode
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
 
@@ -50,7 +53,11 @@ class Period(StrEnum):
 
     def around(self, now: float) -> tuple[int, int]:
         """Begin and end of the period that holds `now`; all in seconds since the epoch."""
-        at = datetime.fromtimestamp(now, UTC).replace(minute=0, second=0, microsecond=0)
+        return self._of_hour(int(now // 3600))
+
+    @lru_cache(8)  # three members, which live for ever anyway
+    def _of_hour(self, hour: int) -> tuple[int, int]:
+        at = datetime.fromtimestamp(hour * 3600, UTC)
         if self is Period.HOUR:
             begin, end = at, at + timedelta(hours=1)
         elif self is Period.DAY:
@@ -94,6 +101,8 @@ class Rate(_Rule):
         _Rule.__post_init__(self)
         if not 0 < self.per < math.inf or (self.burst is not None and self.burst < 1):
             raise ValueError(f"{self.name}: per and burst are positive")
+        if self.interval < 1e-6:
+            raise ValueError(f"{self.name}: at most a million units a second can be told apart")
 
     @property
     def interval(self) -> float:
@@ -177,8 +186,8 @@ class Budgets:
     """Rules over one Redis. `on_unavailable`: what rates do without Redis: "share" lets each process give out
     `local_share` of them, "deny" nothing. Hard caps always fail closed.
 
-    Use as an async context manager, or call `check()` once: hard caps without a ledger are refused on a
-    server that evicts. `counts` tells what happened, by name.
+    Use as an async context manager, or call `aclose()` at the end. Hard caps without a ledger are refused on
+    a server that evicts. `counts` tells what happened, by name.
     """
 
     def __init__(
@@ -217,7 +226,10 @@ class Budgets:
         self._lease_ms, self._started_ms, self._retention_ms = (
             math.ceil(seconds * 1000) for seconds in (lease_ttl, started_ttl, retention)
         )
+        self._line = Line(redis)
         self._timeout = redis_timeout
+        limit = own_limit(redis)
+        self._limit = None if limit is not None and limit <= redis_timeout else redis_timeout
         self._key = Keyspace("b", namespace)
         self._clock = clock or Clock()
         self._breaker = Breaker(breaker, self._clock.monotonic)
@@ -229,7 +241,11 @@ class Budgets:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return None
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives its connection back to the client's pool; the ledger is the caller's to close."""
+        await self._line.aclose()
 
     async def check(self) -> None:
         """Raises EvictingServerError. An unreachable server is asked again before the first hard decision."""
@@ -300,7 +316,7 @@ class Budgets:
             return True
         try:
             for _ in range(1 + len(charges)):
-                arguments = [value for charge in charges for value in (charge.amount, charge.rule.limit)]
+                arguments = [[charge.amount, charge.rule.limit] for charge in charges]
                 outcome, rule = await self._call(START, lease.id, charges, self._started_ms, arguments)
                 if outcome == b"LOST" and await self._reseed(charges[rule - 1]):
                     continue
@@ -362,13 +378,13 @@ class Budgets:
     async def _reserve(
         self, identity: str, charges: Sequence[_Charge]
     ) -> tuple[bytes, int, int, Sequence[int]]:
-        arguments: list[str | int | float] = []
+        arguments: list[list[str | int | float]] = []
         for charge in charges:
             rule = charge.rule
             if isinstance(rule, Rate):
-                arguments += ["R", charge.amount, repr(rule.interval), repr(rule.tolerance), 0]
+                arguments.append(["R", charge.amount, rule.interval, rule.tolerance])
             else:
-                arguments += ["C", charge.amount, rule.limit, charge.begin, charge.end]
+                arguments.append(["C", charge.amount, rule.limit, charge.begin, charge.end])
         outcome, rule_number, retry, *left = await self._run(
             RESERVE, identity, charges, self._lease_ms, arguments
         )
@@ -384,12 +400,14 @@ class Budgets:
         self, script: Script, identity: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
     ) -> list[Any]:
         keys = [self._key("lease", digest(identity)), self._key("epoch"), *(charge.key for charge in charges)]
-        by_ledger = 0 if self._ledger is None else 1
+        packed = _PACK([digest(identity), ttl, self._retention_ms, self._ledger is not None, arguments])
         sent = self._clock.monotonic()
-        async with asyncio.timeout(self._timeout):
-            outcome, seconds, microseconds, *rest = await script(
-                self._redis, keys, digest(identity), ttl, self._retention_ms, by_ledger, *arguments
-            )
+        if self._limit is None:
+            answer = await script(self._line, keys, packed)
+        else:
+            async with asyncio.timeout(self._limit):
+                answer = await script(self._line, keys, packed)
+        outcome, seconds, microseconds, *rest = answer
         self._clock.observe(sent, int(seconds), int(microseconds))
         return [outcome, *rest]
 
@@ -464,11 +482,13 @@ class Budgets:
             raise StateLostError("Redis could not record what was spent, and there is no ledger")
 
     async def _settle_in_redis(self, lease: Lease, amounts: Mapping[str, int]) -> bool:
-        arguments: list[str | int] = []
+        arguments: list[list[str | int | float]] = []
         for charge in lease.charges:
             rule, actual = charge.rule, amounts[charge.rule.unit]
-            last = repr(rule.interval) if isinstance(rule, Rate) else charge.end
-            arguments += ["R" if isinstance(rule, Rate) else "C", charge.amount, actual, last]
+            if isinstance(rule, Rate):
+                arguments.append(["R", charge.amount, actual, rule.interval])
+            else:
+                arguments.append(["C", charge.amount, actual, charge.end])
         try:
             for _ in range(1 + len(lease.charges)):
                 outcome, rule_number = await self._call(SETTLE, lease.id, lease.charges, 0, arguments)

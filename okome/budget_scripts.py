@@ -6,12 +6,16 @@ next (ms), L:lease "state amount expiry" with state N (reserved) or S (started),
 tombstone of a settled or expired lease. A late or repeated settlement changes s by the difference to the
 tombstone alone.
 
-KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule.
+KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
+lease, its ttl (ms), retention of tombstones (ms), whether there is a ledger (else the epoch is the seed
+mark), and the rules.
 """
 
 from okome.connection import Script
 
 _CAP = """
+local call = cmsgpack.unpack(ARGV[1])
+local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4], call[5]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_ms = math.floor(now * 1000)
@@ -35,7 +39,7 @@ local function sweep(key)
         reserved, spent = reserved - amount, spent + charged
         gone[#gone + 1] = name
         set[#set + 1] = 'T:' .. string.sub(name, 3)
-        set[#set + 1] = string.format('%d %d', charged, now_ms + tonumber(ARGV[3]))
+        set[#set + 1] = string.format('%d %d', charged, now_ms + retention)
       elseif not nearest or expiry < nearest then
         nearest = expiry
       end
@@ -45,6 +49,8 @@ local function sweep(key)
   end
   for i = 1, #gone, 100 do redis.call('HDEL', key, unpack(gone, i, math.min(i + 99, #gone))) end
   for i = 1, #set, 100 do redis.call('HSET', key, unpack(set, i, math.min(i + 99, #set))) end
+  -- The next sweep not before it has paid off: leases that expire one by one must not cost a sweep each.
+  if nearest then nearest = math.max(nearest, now_ms + math.ceil(#all / 20)) end
   redis.call('HSET', key, 's', spent, 'r', reserved, 'n', nearest or 0)
   return spent, reserved, nearest or 0
 end
@@ -69,8 +75,7 @@ end
 local function whole(x) return string.format('%.0f', x) end
 """
 
-# ARGV lease, its ttl (ms), retention of tombstones (ms), ledger (1) or epoch (0); then per rule five:
-# R amount, seconds per unit, seconds of burst, 0; or C amount, limit, begin and end of the period (s).
+# Rules: R, amount, seconds per unit, seconds of burst; or C, amount, limit, begin and end of the period (s).
 # Returns {outcome, s, us, rule, retry (ms, -1 never), left, reset (ms), left, reset...}; outcome OK, DENIED,
 # LOST, or PERIOD where the caller's idea of the calendar is wrong.
 RESERVE = Script(
@@ -78,14 +83,13 @@ RESERVE = Script(
     + """
 local answer = {'OK', time[1], time[2], 0, 0}
 local again = redis.call('GET', KEYS[1])
-local known_zero = ARGV[4] == '0' and redis.call('GET', KEYS[2])
+local known_zero = not ledger and redis.call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
-  local a = 5 + (i - 3) * 5
-  local amount = again and 0 or tonumber(ARGV[a + 1])
-  local left, reset
-  if ARGV[a] == 'R' then
-    local interval, burst = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local rule = rules[i - 2]
+  local amount = again and 0 or rule[2]
+  if rule[1] == 'R' then
+    local interval, burst = rule[3], rule[4]
     local before = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now)
     local after = before + amount * interval
     -- A microsecond of grace: a float can't hold every sum of intervals.
@@ -99,7 +103,7 @@ for i = 3, #KEYS do
     end
     state[i] = {after, before}
   else
-    local limit, begins, ends = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
+    local limit, begins, ends = rule[3], rule[4], rule[5]
     if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
     local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
     if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
@@ -114,11 +118,10 @@ for i = 3, #KEYS do
 end
 local granted = answer[1] == 'OK' and not again
 for i = 3, #KEYS do
-  local a = 5 + (i - 3) * 5
-  local amount = tonumber(ARGV[a + 1])
-  local s = state[i]
-  if ARGV[a] == 'R' then
-    local interval, burst = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local rule, s = rules[i - 2], state[i]
+  local amount = rule[2]
+  if rule[1] == 'R' then
+    local interval, burst = rule[3], rule[4]
     local tat = granted and s[1] or s[2]
     if granted then
       redis.call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.max(1, math.ceil((tat - now) * 1000)))
@@ -126,20 +129,20 @@ for i = 3, #KEYS do
     answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
     answer[#answer + 1] = math.ceil((tat - now) * 1000)
   else
-    local limit, ends = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 4])
+    local limit, ends = rule[3], rule[5]
     local reserved = s[2]
     if granted then
       reserved = reserved + amount
-      local expiry = now_ms + tonumber(ARGV[2])
+      local expiry = now_ms + ttl
       redis.call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
-        'L:' .. ARGV[1], string.format('N %.0f %.0f', amount, expiry))
+        'L:' .. lease, string.format('N %.0f %.0f', amount, expiry))
       if s[4] then redis.call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
     end
     answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
-if granted then redis.call('SET', KEYS[1], 'R', 'PX', tonumber(ARGV[2]) + tonumber(ARGV[3])) end
+if granted then redis.call('SET', KEYS[1], 'R', 'PX', ttl + retention) end
 return answer
 """
 )
@@ -150,45 +153,43 @@ return answer
 START = Script(
     _CAP
     + """
-local known_zero = ARGV[4] == '0' and redis.call('GET', KEYS[2])
+local known_zero = not ledger and redis.call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
-  local a = 5 + (i - 3) * 2
   local spent, reserved, nearest = cap(KEYS[i], known_zero)
   if not spent then return {'LOST', time[1], time[2], i - 2} end
-  local f = redis.call('HMGET', KEYS[i], 'L:' .. ARGV[1], 'T:' .. ARGV[1])
-  local amount = tonumber(ARGV[a])
+  local f = redis.call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
+  local amount = rules[i - 2][1]
   local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
-  if not f[1] and spent + reserved + amount > tonumber(ARGV[a + 1]) then
+  if not f[1] and spent + reserved + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}
 end
-local expiry = now_ms + tonumber(ARGV[2])
+local expiry = now_ms + ttl
 for i = 3, #KEYS do
   local s = state[i]
-  if s[4] then redis.call('HDEL', KEYS[i], 'T:' .. ARGV[1]) end
+  if s[4] then redis.call('HDEL', KEYS[i], 'T:' .. lease) end
   redis.call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
-    'L:' .. ARGV[1], string.format('S %.0f %.0f', tonumber(ARGV[5 + (i - 3) * 2]), expiry))
+    'L:' .. lease, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
 end
 if redis.call('GET', KEYS[1]) == 'R' then
-  redis.call('SET', KEYS[1], 'R', 'PX', tonumber(ARGV[2]) + tonumber(ARGV[3]))
+  redis.call('SET', KEYS[1], 'R', 'PX', ttl + retention)
 end
 return {'OK', time[1], time[2], 0}
 """
 )
 
-# ARGV lease, 0, retention of the tombstone (ms), ledger or epoch; then per rule four:
-# R reserved, actual, seconds per unit; or C reserved, actual, end of the period (s). Returns {OK or LOST, s,
-# us, rule}.
+# Rules: R, reserved, actual, seconds per unit; or C, reserved, actual, end of the period (s). Returns {OK or
+# LOST, s, us, rule}.
 SETTLE = Script(
     _CAP
     + """
-local known_zero = ARGV[4] == '0' and redis.call('GET', KEYS[2])
+local known_zero = not ledger and redis.call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
-  if ARGV[5 + (i - 3) * 4] == 'C' then
+  if rules[i - 2][1] == 'C' then
     local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
     if not spent then return {'LOST', time[1], time[2], i - 2} end
     state[i] = {spent, reserved, nearest, fresh}
@@ -196,29 +197,28 @@ for i = 3, #KEYS do
 end
 local marker = redis.call('GET', KEYS[1])
 for i = 3, #KEYS do
-  local a = 5 + (i - 3) * 4
-  local estimate, actual = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  local estimate, actual, last = rules[i - 2][2], rules[i - 2][3], rules[i - 2][4]
   if state[i] then
     local spent, reserved = state[i][1], state[i][2]
-    local f = redis.call('HMGET', KEYS[i], 'L:' .. ARGV[1], 'T:' .. ARGV[1], 'd')
+    local f = redis.call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease, 'd')
     local debt, charged, covered = tonumber(f[3] or 0), 0, 0
     if f[1] then
       covered = tonumber(string.match(f[1], '%a (%d+)'))
       reserved = reserved - covered
-      redis.call('HDEL', KEYS[i], 'L:' .. ARGV[1])
+      redis.call('HDEL', KEYS[i], 'L:' .. lease)
     elseif f[2] then
       charged = tonumber(string.match(f[2], '%d+'))
       covered = charged
     end
     redis.call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
       'd', whole(debt + math.max(0, actual - covered)),
-      'T:' .. ARGV[1], string.format('%.0f %.0f', actual, now_ms + tonumber(ARGV[3])))
+      'T:' .. lease, string.format('%.0f %.0f', actual, now_ms + retention))
     if state[i][4] then
-      redis.call('PEXPIRE', KEYS[i], math.max(0, math.ceil((tonumber(ARGV[a + 3]) - now) * 1000)) + 86400000)
+      redis.call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
     end
   elseif marker == 'R' and actual ~= estimate then
     local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now)
-    tat = tat + (actual - estimate) * tonumber(ARGV[a + 3])
+    tat = tat + (actual - estimate) * last
     if tat > now then
       redis.call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000))
     else
@@ -226,7 +226,7 @@ for i = 3, #KEYS do
     end
   end
 end
-redis.call('SET', KEYS[1], 'S', 'PX', tonumber(ARGV[3]))
+redis.call('SET', KEYS[1], 'S', 'PX', retention)
 return {'OK', time[1], time[2], 0}
 """
 )

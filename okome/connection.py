@@ -62,6 +62,33 @@ def own_limit(redis: Any) -> float | None:
     return None if limit is None else float(limit)
 
 
+class Line:
+    """A connection of its own for whoever comes first; who comes while it is in use is sent to the pool.
+
+    To get a connection from the pool and to give it back is a fifth of a GET. A cluster's client has no such
+    thing, and is used as it is.
+    """
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+        self._own = redis.client() if hasattr(redis, "client") else redis
+        self._busy = False
+
+    async def execute_command(self, *command: Any) -> Any:
+        if self._busy:
+            return await self._redis.execute_command(*command)
+        self._busy = True
+        try:
+            return await self._own.execute_command(*command)
+        finally:
+            self._busy = False
+
+    async def aclose(self) -> None:
+        """Gives its connection back."""
+        if self._own is not self._redis:
+            await self._own.aclose(close_connection_pool=False)
+
+
 class Script:
     """A Lua script, sent by its digest and in full where the server does not know it (any more)."""
 

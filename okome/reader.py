@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from okome.connection import own_limit
+from okome.connection import Line, own_limit
 
 _Read = tuple[Sequence[str], "asyncio.Future[list[bytes | None]]"]
 
@@ -21,10 +21,7 @@ class Reader:
     """
 
     def __init__(self, redis: Any, timeout: float) -> None:
-        self._redis = redis
-        # A connection of its own for lone reads, of which there is one at a time: to get one from the pool
-        # and give it back is a fifth of a GET. A cluster's client has no such thing.
-        self._lone = redis.client() if hasattr(redis, "client") else redis
+        self._line = Line(redis)
         limit = own_limit(redis)
         # asyncio.timeout costs a tenth of a GET: not twice, where the client has a limit of its own.
         self._timeout = None if limit is not None and limit <= timeout else timeout
@@ -53,14 +50,12 @@ class Reader:
         return await answer
 
     async def aclose(self) -> None:
-        """Gives its connection back."""
-        if self._lone is not self._redis:
-            await self._lone.aclose(close_connection_pool=False)
+        await self._line.aclose()
 
     async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) == 1:
-            return [await self._lone.execute_command("GET", keys[0])]
-        values: list[bytes | None] = await self._lone.execute_command("MGET", *keys)
+            return [await self._line.execute_command("GET", keys[0])]
+        values: list[bytes | None] = await self._line.execute_command("MGET", *keys)
         return values
 
     def _flush(self) -> None:
@@ -88,7 +83,7 @@ class Reader:
     async def _fetch(self, batch: list[_Read], wanted: dict[str, bytes | None]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                values = await self._redis.execute_command("MGET", *wanted)
+                values = await self._line.execute_command("MGET", *wanted)
         except BaseException as error:
             for _, answer in batch:
                 if answer.done():  # whoever asked has been cancelled

@@ -2,7 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,12 +43,23 @@ Open = Callable[..., Budgets]
 
 
 @pytest.fixture
-def open_budgets(redis: Redis, ledger: Ledger) -> Open:
-    def make(*rules: Rate | Cap, **options: object) -> Budgets:
-        settings = {"ledger": ledger, **options}
-        return Budgets(redis, rules=rules, namespace="test", **settings)  # type: ignore[arg-type]  # by name
+async def open_budgets(redis: Redis, ledger: Ledger) -> AsyncIterator[Open]:
+    async with AsyncExitStack() as stack:
 
-    return make
+        def make(*rules: Rate | Cap, **options: object) -> Budgets:
+            settings = {"ledger": ledger, "namespace": "test", "redis": redis, **options}
+            budgets = Budgets(rules=rules, **settings)  # type: ignore[arg-type]  # by name
+            stack.push_async_callback(budgets.aclose)
+            return budgets
+
+        yield make
+
+
+@pytest.fixture
+async def own_client(own_server: RedisServer) -> AsyncIterator[Redis]:
+    client = connect(own_server.url, timeout=0.5)
+    yield client
+    await client.aclose()
 
 
 async def granted(budgets: Budgets, amounts: dict[str, int], **options: str) -> Lease:
@@ -175,10 +187,9 @@ async def test_a_late_start_is_reserved_anew_or_refused(open_budgets: Open) -> N
 
 @pytest.mark.parametrize("loss", ["evicted", "restarted"])
 async def test_lost_state_is_noticed_and_rebuilt_from_the_ledger(
-    own_server: RedisServer, ledger: Ledger, loss: str
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, loss: str
 ) -> None:
-    client = connect(own_server.url)
-    budgets = Budgets(client, rules=[TOKENS], ledger=ledger, breaker=0)
+    budgets = open_budgets(TOKENS, redis=own_client, breaker=0)
 
     def lose() -> None:
         if loss == "evicted":
@@ -203,7 +214,6 @@ async def test_lost_state_is_noticed_and_rebuilt_from_the_ledger(
     await budgets.commit(spent, {"tokens": 350})  # once more
     assert await left(budgets) == 1000 - 350 - 100 - 50
     assert budgets.counts["seeded"] >= 2
-    await client.aclose()
 
 
 async def test_every_loss_is_noticed(open_budgets: Open, server: RedisServer) -> None:
@@ -252,30 +262,28 @@ async def test_the_ledger_is_append_only(ledger: Ledger, tmp_path: Path) -> None
 
 
 async def test_hard_caps_without_a_ledger_are_refused_on_an_evicting_server(
-    own_server: RedisServer,
+    own_client: Redis, open_budgets: Open
 ) -> None:
     """CN01's application user may not even ask; that counts as evicting."""
-    client = connect(own_server.url)
     with pytest.raises(EvictingServerError, match="not told"):
-        async with Budgets(client, rules=[TOKENS]):
+        async with open_budgets(TOKENS, redis=own_client, ledger=None):
             pass
     with pytest.raises(EvictingServerError):
-        await Budgets(client, rules=[TOKENS]).reserve(ANN, {"tokens": 1})
-    async with Budgets(client, rules=[REQUESTS]):
+        await open_budgets(TOKENS, redis=own_client, ledger=None).reserve(ANN, {"tokens": 1})
+    async with open_budgets(REQUESTS, redis=own_client, ledger=None):
         pass
-    await client.aclose()
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "noeviction"])
-async def test_without_a_ledger_the_epoch_is_the_seed_mark(own_server: RedisServer, policy: str) -> None:
+async def test_without_a_ledger_the_epoch_is_the_seed_mark(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, policy: str
+) -> None:
     own_server.admin.config_set("maxmemory-policy", policy)
     own_server.admin.acl_setuser("okome", enabled=True, commands=["+info"])
-    client = connect(own_server.url)
-    budgets = Budgets(client, rules=[TOKENS])
+    budgets = open_budgets(TOKENS, redis=own_client, ledger=None)
     if policy != "noeviction":
         with pytest.raises(EvictingServerError, match=policy):
             await budgets.check()
-        await client.aclose()
         return
     async with budgets:
         assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.STATE_LOST
@@ -286,17 +294,15 @@ async def test_without_a_ledger_the_epoch_is_the_seed_mark(own_server: RedisServ
         assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.STATE_LOST
         with pytest.raises(StateLostError):
             await budgets.commit(lease)
-    await client.aclose()
 
 
 @pytest.mark.parametrize("state", ["dead", "hung"])
 async def test_without_redis_caps_fail_closed_and_rates_to_a_share(
-    own_server: RedisServer, ledger: Ledger, state: str
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, state: str
 ) -> None:
-    client = connect(own_server.url, timeout=0.2)
-    both = Budgets(client, rules=[REQUESTS, TOKENS], ledger=ledger, redis_timeout=0.2)
-    rates = Budgets(client, rules=[REQUESTS], local_share=0.5, redis_timeout=0.2)
-    deny = Budgets(client, rules=[REQUESTS], on_unavailable="deny", redis_timeout=0.2)
+    both = open_budgets(REQUESTS, TOKENS, redis=own_client, redis_timeout=0.5)
+    rates = open_budgets(REQUESTS, redis=own_client, local_share=0.5, redis_timeout=0.5)
+    deny = open_budgets(REQUESTS, redis=own_client, on_unavailable="deny", redis_timeout=0.5)
     await granted(rates, {"requests": 1})
     if state == "dead":
         own_server.kill()
@@ -312,12 +318,12 @@ async def test_without_redis_caps_fail_closed_and_rates_to_a_share(
     assert both.counts["unavailable"] == 1
     if state == "hung":
         own_server.resume()
-    await client.aclose()
 
 
-async def test_spent_while_redis_was_gone_is_remembered(own_server: RedisServer, ledger: Ledger) -> None:
-    client = connect(own_server.url)
-    budgets = Budgets(client, rules=[TOKENS], ledger=ledger, breaker=0)
+async def test_spent_while_redis_was_gone_is_remembered(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open
+) -> None:
+    budgets = open_budgets(TOKENS, redis=own_client, breaker=0)
     lease = await granted(budgets, {"tokens": 400})
     assert await budgets.start(lease)
     own_server.kill()
@@ -325,7 +331,6 @@ async def test_spent_while_redis_was_gone_is_remembered(own_server: RedisServer,
     own_server.start()
     assert await left(budgets) == 300
     assert budgets.counts["unsettled"] == 1
-    await client.aclose()
 
 
 async def test_script_flush(open_budgets: Open, server: RedisServer) -> None:
