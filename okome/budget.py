@@ -40,6 +40,7 @@ from okome.ledger import Ledger
 log = logging.getLogger(__name__)
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
+_digest = lru_cache(4096)(digest)
 _PACK = msgspec.msgpack.Encoder().encode
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
@@ -140,8 +141,7 @@ class StateLostError(RuntimeError):
     """A settlement found its counter gone, and there is no ledger to rebuild it from."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Charge:
+class _Charge(msgspec.Struct, frozen=True):
     """What one rule takes part in: the key of its state, how much, and a cap's period."""
 
     rule: Rule
@@ -151,8 +151,7 @@ class _Charge:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """Permission to spend what was reserved. `local`: given without Redis, from this process's share of the
     rates.
     """
@@ -162,8 +161,7 @@ class Lease:
     local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """`retry_after`: seconds; None where waiting would not help, or nobody knows."""
 
     outcome: Outcome
@@ -365,7 +363,7 @@ class Budgets:
             missing = [name for name in rule.by if name not in subject]
             if missing:
                 raise ValueError(f"{rule.name} is by {missing[0]}, which the subject does not say")
-            whom = digest("\0".join(f"{name}={subject[name]}" for name in rule.by))
+            whom = _digest("\0".join([f"{name}={subject[name]}" for name in rule.by]))
             if isinstance(rule, Cap):
                 begin, end = rule.period.around(now)
                 key = self._key("cap", f"{rule.name}:{whom}:{rule.period}-{begin}")

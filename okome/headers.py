@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+import msgspec
+
 
 class Status(StrEnum):
     HIT = "HIT"  # fresh, from Redis
@@ -65,8 +67,7 @@ def cache_headers(status: Status, *, age: float, ttl: float, stored: bool) -> di
     return headers
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """What is left of one limit. `limit`, `remaining` in units; `window`, `reset` in seconds."""
 
     name: str
