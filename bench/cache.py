@@ -219,12 +219,13 @@ def long_compute(url: str) -> Measure:
 def holder_killed(url: str) -> Measure:
     worst = 0.0
     for n in range(3):
-        begun = event()
+        begun, waiting = event(), event()
         holder = Processes(far.hold, [(url, f"held-{n}", begun)])
         if not begun.wait(timeout=60):
             raise RuntimeError("the holder did not begin")
-        waiter = Processes(far.take_over, [(url, f"held-{n}", begun)])
-        time.sleep(1.5)  # until it waits; its start takes less
+        waiter = Processes(far.take_over, [(url, f"held-{n}", waiting)])
+        if not waiting.wait(timeout=60):
+            raise RuntimeError("the waiter did not ask")
         killed = time.monotonic()
         holder.end()
         try:

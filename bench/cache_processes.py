@@ -140,7 +140,7 @@ async def hold(url: str, key: str, begun: Any) -> None:
         await cache.get_or_compute(key, compute)
 
 
-async def take_over(url: str, key: str, begun: Any) -> float:
+async def take_over(url: str, key: str, waiting: Any) -> float:
     """When (monotonic) it began to compute in the killed holder's place."""
     at = 0.0
 
@@ -153,7 +153,10 @@ async def take_over(url: str, key: str, begun: Any) -> float:
     async with Cache(
         client, namespace="hold", codec=Msgpack(str), policy=CachePolicy(lock_ttl=LOCK_TTL)
     ) as cache:
-        found = await cache.get_or_compute(key, compute)
+        asking = asyncio.create_task(cache.get_or_compute(key, compute))
+        await asyncio.sleep(0.2)  # until the lock was found taken
+        waiting.set()
+        found = await asking
     await client.aclose()
     if found.status is not Status.MISS:
         raise AssertionError(f"not computed here: {found}")
