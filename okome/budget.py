@@ -32,7 +32,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from okome.budget_scripts import RESERVE, SEED, SETTLE, START
-from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, own_limit, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
 from okome.headers import Quota, rate_limit_headers
 from okome.keys import Keyspace, digest
 from okome.ledger import Ledger
@@ -226,8 +226,7 @@ class Budgets:
         )
         self._line = Line(redis)
         self._timeout = redis_timeout
-        limit = own_limit(redis)
-        self._limit = None if limit is not None and limit <= redis_timeout else redis_timeout
+        self._limit = self._line.limit(redis_timeout)
         self._key = Keyspace("b", namespace)
         self._clock = clock or Clock()
         self._breaker = Breaker(breaker, self._clock.monotonic)
@@ -289,7 +288,7 @@ class Budgets:
         if not self._breaker.open:
             try:
                 if now is None:
-                    await self._clock.sync(self._redis, self._timeout)
+                    await self._clock.sync(self._line, self._timeout)
                 for _ in range(3 + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)

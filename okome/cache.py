@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from okome import scripts
-from okome.connection import UNAVAILABLE, Breaker, Clock, Script, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
 from okome.envelope import MAX_BYTES, TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, Msgpack, unpack
 from okome.flight import Flight
 from okome.headers import Directives, Status, cache_headers
@@ -91,7 +91,7 @@ class CachePolicy:
     every third of it, keeps the lock."""
     max_compute: float = 600.0
     """A computation is cancelled (TimeoutError) after this, and nobody waits longer for another process's."""
-    poll: float = 0.5
+    poll: float = 1.0
     """Waiters look for themselves this often, should a wake-up get lost."""
     beta: float = 1.0
     """XFetch: above 1 recomputes earlier, 0 never before the end of `fresh` (Vattani et al., 2015)."""
@@ -177,13 +177,13 @@ class Cache(Generic[T]):
         require_bytes(redis)
         self.policy = policy or CachePolicy()
         self.counts: Counter[str] = Counter()
-        self._redis = redis
         self._codec = codec
         self._key = Keyspace("c", namespace)
         self._channel = self._key("wake")
         self._clock = clock or Clock()
         self._uniform = uniform
-        self._reader = Reader(redis, self.policy.redis_timeout)
+        self._line = Line(redis)
+        self._reader = Reader(self._line, self._line.limit(self.policy.redis_timeout))
         self._wakes = Wakes(redis, self._channel, self._heard)
         self._flights: dict[str, _AnyFlight] = {}
         self._looking: dict[str, int] = {}  # callers per name between their call and their flight
@@ -202,7 +202,7 @@ class Cache(Generic[T]):
         self._wakes.start()
         try:
             async with asyncio.timeout(self.policy.redis_timeout):
-                await self._clock.sync(self._redis, self.policy.redis_timeout)
+                await self._clock.sync(self._line, self.policy.redis_timeout)
                 await self._wakes.up.wait()
         except UNAVAILABLE as error:
             self._unavailable(error)
@@ -223,7 +223,7 @@ class Cache(Generic[T]):
             for task in self._tasks:
                 task.cancel()
         await self._wakes.aclose()
-        await self._reader.aclose()
+        await self._line.aclose()
 
     @property
     def available(self) -> bool:
@@ -354,7 +354,7 @@ class Cache(Generic[T]):
     async def _tell(self, script: Script, keys: list[str], *arguments: str | bytes | int) -> bool:
         try:
             async with asyncio.timeout(self.policy.redis_timeout):
-                await script(self._redis, keys, *arguments)
+                await script(self._line, keys, *arguments)
         except UNAVAILABLE as error:
             self._unavailable(error)
             return False
@@ -435,7 +435,7 @@ class Cache(Generic[T]):
             return None
         try:
             if not self._clock.known:
-                await self._clock.sync(self._redis, self.policy.redis_timeout)
+                await self._clock.sync(self._line, self.policy.redis_timeout)
             keys = [self._key("v", name)]
             if tags:
                 keys += [self._key("t", digest(tag)) for tag in tags]
@@ -572,6 +572,15 @@ class Cache(Generic[T]):
                         await event.wait()
                 except TimeoutError:
                     self.counts["polls"] += 1
+                else:
+                    # Most likely the value is there: one GET, and only if not, the whole way again.
+                    entry = await self._read(work.name, work.tags, work.codec)
+                    if (
+                        entry is not None
+                        and entry.envelope.token != seen
+                        and self._land(flight, entry, waited=True)
+                    ):
+                        return None
             finally:
                 self._wakes.disarm(message, event)
 
@@ -729,17 +738,12 @@ class Cache(Generic[T]):
     ) -> tuple[bytes, Any, dict[str, bytes | None]]:
         """Read again, or take the lock, or learn how long it is taken for. Raises what UNAVAILABLE lists."""
         sent = self._clock.monotonic()
-        arguments: list[bytes | int] = [
-            token,
-            _ms(self.policy.lock_ttl),
-            seen,
-            int(work.force),
-            self._tag_ttl,
-        ]
+        policy, tell_time = self.policy, int(not self._clock.known)
+        arguments = (token, _ms(policy.lock_ttl), seen, int(work.force), self._tag_ttl, tell_time)
         try:
-            async with asyncio.timeout(self.policy.redis_timeout):
+            async with asyncio.timeout(policy.redis_timeout):
                 state, seconds, microseconds, answer, *generations = await scripts.ENTER(
-                    self._redis,
+                    self._line,
                     self._keys(work.name, work.tags),
                     *arguments,
                     *(os.urandom(8) for _ in work.tags),
@@ -747,7 +751,8 @@ class Cache(Generic[T]):
         except asyncio.CancelledError:
             self._spawn(self._release(work, token))  # the lock may be ours without our knowing
             raise
-        self._clock.observe(sent, int(seconds), int(microseconds))
+        if seconds:
+            self._clock.observe(sent, int(seconds), int(microseconds))
         return state, answer, dict(zip(work.tags, generations, strict=True))
 
     async def _beat(self, work: _Work, token: bytes) -> None:
@@ -757,7 +762,7 @@ class Cache(Generic[T]):
             try:
                 async with asyncio.timeout(every):
                     if not await scripts.BEAT(
-                        self._redis, [self._key("l", work.name)], token, _ms(self.policy.lock_ttl)
+                        self._line, [self._key("l", work.name)], token, _ms(self.policy.lock_ttl)
                     ):
                         return  # somebody else's now; the commit will find out and not store
             except UNAVAILABLE:
@@ -772,7 +777,7 @@ class Cache(Generic[T]):
                 data = await asyncio.to_thread(envelope.pack)
             async with asyncio.timeout(self.policy.write_timeout):
                 stored = await scripts.COMMIT(
-                    self._redis,
+                    self._line,
                     self._keys(work.name, envelope.tags),
                     envelope.token,
                     max(1, _ms(remaining)),
@@ -793,7 +798,7 @@ class Cache(Generic[T]):
         try:
             async with asyncio.timeout(self.policy.write_timeout):
                 await scripts.RELEASE(
-                    self._redis,
+                    self._line,
                     [self._key("l", work.name)],
                     token,
                     self._channel,

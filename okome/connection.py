@@ -41,6 +41,7 @@ def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Red
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        protocol=2,  # AUTH is one command; HELLO brings nothing that is used here
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
@@ -55,13 +56,6 @@ def require_bytes(redis: Any) -> None:
         )
 
 
-def own_limit(redis: Any) -> float | None:
-    """The time limit (s) that the client itself puts on each answer, if it does."""
-    pool = getattr(redis, "connection_pool", redis)
-    limit = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
-    return None if limit is None else float(limit)
-
-
 class Line:
     """A connection of its own for whoever comes first; who comes while it is in use is sent to the pool.
 
@@ -73,6 +67,14 @@ class Line:
         self._redis = redis
         self._own = redis.client() if hasattr(redis, "client") else redis
         self._busy = False
+        pool = getattr(redis, "connection_pool", redis)
+        self._limit: float | None = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
+
+    def limit(self, seconds: float) -> float | None:
+        """What to give asyncio.timeout: None where the client's own limit is as strict. A timeout costs a
+        tenth of a GET, and none is needed twice.
+        """
+        return None if self._limit is not None and self._limit <= seconds else seconds
 
     async def execute_command(self, *command: Any) -> Any:
         if self._busy:
@@ -142,7 +144,7 @@ class Clock:
             if self.known:
                 return
             sent = self.monotonic()
-            seconds, microseconds = (int(part) for part in await redis.time())
+            seconds, microseconds = (int(part) for part in await redis.execute_command("TIME"))
             self.observe(sent, seconds, microseconds)
 
 

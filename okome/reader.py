@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from okome.connection import Line, own_limit
+from okome.connection import Line
 
 _Read = tuple[Sequence[str], "asyncio.Future[list[bytes | None]]"]
 
@@ -13,18 +12,17 @@ PATIENCE = 0.001  # s that a read waits for an earlier answer, to go out togethe
 
 
 class Reader:
-    """Reads keys of one hash slot. Each call has `timeout` seconds; raises what UNAVAILABLE lists.
+    """Reads keys of one hash slot. Each call has `timeout` seconds (None: the client sees to it); raises what
+    UNAVAILABLE lists.
 
     While nothing is under way a read is sent at once, in the caller's own task. The others are gathered,
     those of one event-loop tick at least, into one round trip and one parse; equal keys are asked for once.
     None goes out before it was asked for, so nobody gets a value older than his question.
     """
 
-    def __init__(self, redis: Any, timeout: float) -> None:
-        self._line = Line(redis)
-        limit = own_limit(redis)
-        # asyncio.timeout costs a tenth of a GET: not twice, where the client has a limit of its own.
-        self._timeout = None if limit is not None and limit <= timeout else timeout
+    def __init__(self, line: Line, timeout: float | None) -> None:
+        self._line = line
+        self._timeout = timeout
         self._under_way = 0
         self._queued: list[_Read] = []
         self._patience: asyncio.TimerHandle | None = None
@@ -48,9 +46,6 @@ class Reader:
         answer: asyncio.Future[list[bytes | None]] = loop.create_future()
         self._queued.append((keys, answer))
         return await answer
-
-    async def aclose(self) -> None:
-        await self._line.aclose()
 
     async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) == 1:

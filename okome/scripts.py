@@ -11,18 +11,18 @@ from okome.envelope import TOKEN_AT, TOKEN_BYTES
 _HEAD = f"redis.call('GETRANGE', KEYS[1], {TOKEN_AT}, {TOKEN_AT + TOKEN_BYTES - 1})"
 
 # KEYS value, lock, tags...; ARGV token, lock ttl (ms), token of the entry seen before, force, tag ttl (ms),
-# then a generation for every tag that has none.
+# whether to tell the time, then a generation for every tag that has none.
 # Returns {state, s, us, value or remaining lock ttl (ms), generations...}; state V (a new value), O (the lock
 # is ours) or W (somebody else's). force takes the lock from whoever holds it, and looks at no value.
 ENTER = Script(f"""
-local time = redis.call('TIME')
+local time = ARGV[6] == '1' and redis.call('TIME') or {{0, 0}}
 local answer = {{'W', time[1], time[2], 0}}
 for i = 3, #KEYS do
   local generation = redis.call('GET', KEYS[i])
   if generation then
     redis.call('PEXPIRE', KEYS[i], ARGV[5])
   else
-    generation = ARGV[3 + i]
+    generation = ARGV[4 + i]
     redis.call('SET', KEYS[i], generation, 'PX', ARGV[5])
   end
   answer[#answer + 1] = generation
@@ -34,13 +34,14 @@ if ARGV[4] == '0' then
     answer[4] = redis.call('GET', KEYS[1])
     return answer
   end
-  local held = redis.call('GET', KEYS[2])
+  local held = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
   if held and held ~= ARGV[1] then
     answer[4] = redis.call('PTTL', KEYS[2])
     return answer
   end
+else
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 answer[1] = 'O'
 return answer
 """)

@@ -114,11 +114,9 @@ async def test_a_stream_that_breaks_is_delivered_so_far_and_never_stored(cache: 
     source = Source(b"a", b"b")
     source.error = ConnectionResetError("gone")
     stream = await cache.stream("k", source)
-    seen = []
+    assert [await anext(stream), await anext(stream)] == [b"a", b"b"]
     with pytest.raises(ConnectionResetError):
-        while True:
-            seen.append(await anext(stream))
-    assert seen == [b"a", b"b"]
+        await anext(stream)
     await settled(cache)
     source.error = None
     assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
