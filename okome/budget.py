@@ -355,14 +355,14 @@ class Budgets:
         charges = []
         now = self._clock.now()
         for rule in self._rules:
-            if rule.unit not in amounts or any(
-                subject.get(name) != value for name, value in rule.where.items()
-            ):
+            if rule.unit not in amounts:
                 continue
-            missing = [name for name in rule.by if name not in subject]
-            if missing:
-                raise ValueError(f"{rule.name} is by {missing[0]}, which the subject does not say")
-            whom = _digest("\0".join([f"{name}={subject[name]}" for name in rule.by]))
+            if rule.where and any(subject.get(name) != value for name, value in rule.where.items()):
+                continue
+            try:
+                whom = _digest("\0".join([f"{name}={subject[name]}" for name in rule.by]))
+            except KeyError as missing:
+                raise ValueError(f"{rule.name} is by {missing}, which the subject does not say") from None
             if isinstance(rule, Cap):
                 begin, end = rule.period.around(now)
                 key = self._key("cap", f"{rule.name}:{whom}:{rule.period}-{begin}")

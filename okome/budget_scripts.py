@@ -14,15 +14,16 @@ mark), and the rules.
 from okome.connection import Script
 
 _CAP = """
+local redis_call = redis.call
 local call = cmsgpack.unpack(ARGV[1])
 local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4], call[5]
-local time = redis.call('TIME')
+local time = redis_call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_ms = math.floor(now * 1000)
 
 -- Refund expired leases that never started, charge those that did, forget old tombstones.
 local function sweep(key)
-  local all = redis.call('HGETALL', key)
+  local all = redis_call('HGETALL', key)
   local spent, reserved, nearest, gone, set = 0, 0, nil, {}, {}
   for i = 1, #all, 2 do
     local name, value = all[i], all[i + 1]
@@ -47,17 +48,17 @@ local function sweep(key)
       gone[#gone + 1] = name
     end
   end
-  for i = 1, #gone, 100 do redis.call('HDEL', key, unpack(gone, i, math.min(i + 99, #gone))) end
-  for i = 1, #set, 100 do redis.call('HSET', key, unpack(set, i, math.min(i + 99, #set))) end
+  for i = 1, #gone, 100 do redis_call('HDEL', key, unpack(gone, i, math.min(i + 99, #gone))) end
+  for i = 1, #set, 100 do redis_call('HSET', key, unpack(set, i, math.min(i + 99, #set))) end
   -- The next sweep not before it has paid off: leases that expire one by one must not cost a sweep each.
   if nearest then nearest = math.max(nearest, now_ms + math.ceil(#all / 20)) end
-  redis.call('HSET', key, 's', spent, 'r', reserved, 'n', nearest or 0)
+  redis_call('HSET', key, 's', spent, 'r', reserved, 'n', nearest or 0)
   return spent, reserved, nearest or 0
 end
 
 -- spent, reserved, next expiry; or nil where the counter is lost.
 local function cap(key, known_zero)
-  local f = redis.call('HMGET', key, 's', 'r', 'n')
+  local f = redis_call('HMGET', key, 's', 'r', 'n')
   if not f[1] then
     if known_zero then return 0, 0, 0, true end
     return nil
@@ -82,15 +83,15 @@ RESERVE = Script(
     _CAP
     + """
 local answer = {'OK', time[1], time[2], 0, 0}
-local again = redis.call('GET', KEYS[1])
-local known_zero = not ledger and redis.call('GET', KEYS[2])
+local again = redis_call('GET', KEYS[1])
+local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
   local rule = rules[i - 2]
   local amount = again and 0 or rule[2]
   if rule[1] == 'R' then
     local interval, burst = rule[3], rule[4]
-    local before = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now)
+    local before = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
     local after = before + amount * interval
     -- A microsecond of grace: a float can't hold every sum of intervals.
     local over = after - now - burst - 1e-6
@@ -124,7 +125,7 @@ for i = 3, #KEYS do
     local interval, burst = rule[3], rule[4]
     local tat = granted and s[1] or s[2]
     if granted then
-      redis.call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.max(1, math.ceil((tat - now) * 1000)))
+      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.max(1, math.ceil((tat - now) * 1000)))
     end
     answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
     answer[#answer + 1] = math.ceil((tat - now) * 1000)
@@ -134,15 +135,15 @@ for i = 3, #KEYS do
     if granted then
       reserved = reserved + amount
       local expiry = now_ms + ttl
-      redis.call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
+      redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
         'L:' .. lease, string.format('N %.0f %.0f', amount, expiry))
-      if s[4] then redis.call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
+      if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
     end
     answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
-if granted then redis.call('SET', KEYS[1], 'R', 'PX', ttl + retention) end
+if granted then redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention) end
 return answer
 """
 )
@@ -153,12 +154,12 @@ return answer
 START = Script(
     _CAP
     + """
-local known_zero = not ledger and redis.call('GET', KEYS[2])
+local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
   local spent, reserved, nearest = cap(KEYS[i], known_zero)
   if not spent then return {'LOST', time[1], time[2], i - 2} end
-  local f = redis.call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
+  local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
   local amount = rules[i - 2][1]
   local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
@@ -170,12 +171,12 @@ end
 local expiry = now_ms + ttl
 for i = 3, #KEYS do
   local s = state[i]
-  if s[4] then redis.call('HDEL', KEYS[i], 'T:' .. lease) end
-  redis.call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
+  if s[4] then redis_call('HDEL', KEYS[i], 'T:' .. lease) end
+  redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
     'L:' .. lease, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
 end
-if redis.call('GET', KEYS[1]) == 'R' then
-  redis.call('SET', KEYS[1], 'R', 'PX', ttl + retention)
+if redis_call('GET', KEYS[1]) == 'R' then
+  redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention)
 end
 return {'OK', time[1], time[2], 0}
 """
@@ -186,7 +187,7 @@ return {'OK', time[1], time[2], 0}
 SETTLE = Script(
     _CAP
     + """
-local known_zero = not ledger and redis.call('GET', KEYS[2])
+local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
   if rules[i - 2][1] == 'C' then
@@ -195,38 +196,38 @@ for i = 3, #KEYS do
     state[i] = {spent, reserved, nearest, fresh}
   end
 end
-local marker = redis.call('GET', KEYS[1])
+local marker = redis_call('GET', KEYS[1])
 for i = 3, #KEYS do
   local estimate, actual, last = rules[i - 2][2], rules[i - 2][3], rules[i - 2][4]
   if state[i] then
     local spent, reserved = state[i][1], state[i][2]
-    local f = redis.call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease, 'd')
+    local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease, 'd')
     local debt, charged, covered = tonumber(f[3] or 0), 0, 0
     if f[1] then
       covered = tonumber(string.match(f[1], '%a (%d+)'))
       reserved = reserved - covered
-      redis.call('HDEL', KEYS[i], 'L:' .. lease)
+      redis_call('HDEL', KEYS[i], 'L:' .. lease)
     elseif f[2] then
       charged = tonumber(string.match(f[2], '%d+'))
       covered = charged
     end
-    redis.call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
+    redis_call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
       'd', whole(debt + math.max(0, actual - covered)),
       'T:' .. lease, string.format('%.0f %.0f', actual, now_ms + retention))
     if state[i][4] then
-      redis.call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
+      redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
     end
   elseif marker == 'R' and actual ~= estimate then
-    local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now)
+    local tat = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
     tat = tat + (actual - estimate) * last
     if tat > now then
-      redis.call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000))
+      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000))
     else
-      redis.call('DEL', KEYS[i])
+      redis_call('DEL', KEYS[i])
     end
   end
 end
-redis.call('SET', KEYS[1], 'S', 'PX', retention)
+redis_call('SET', KEYS[1], 'S', 'PX', retention)
 return {'OK', time[1], time[2], 0}
 """
 )

@@ -38,7 +38,7 @@ def own_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    client = connect(server.url)
+    client = connect(server.url, timeout=30)  # a busy machine is no dead Redis
     yield client
     await client.aclose()
     assert server.denied() == []

@@ -47,7 +47,7 @@ async def open_budgets(redis: Redis, ledger: Ledger) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         def make(*rules: Rate | Cap, **options: object) -> Budgets:
-            settings = {"ledger": ledger, "namespace": "test", "redis": redis, **options}
+            settings = {"ledger": ledger, "namespace": "test", "redis": redis, "redis_timeout": 30, **options}
             budgets = Budgets(rules=rules, **settings)  # type: ignore[arg-type]  # by name
             stack.push_async_callback(budgets.aclose)
             return budgets

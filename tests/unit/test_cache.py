@@ -89,7 +89,7 @@ async def open_cache(redis: Redis, time: Later) -> AsyncIterator[Open]:
             client,
             namespace="test",
             codec=Msgpack(Answer),
-            policy=CachePolicy(**policy),  # type: ignore[arg-type]  # by name, from the tests
+            policy=CachePolicy(**{"redis_timeout": 30, "write_timeout": 30, **policy}),  # type: ignore[arg-type]  # by name, from the tests
             clock=clock,
             uniform=uniform,
         )

@@ -15,6 +15,8 @@ from okome.stream import CachedStream
 
 pytestmark = pytest.mark.anyio
 
+PATIENT = CachePolicy(max_bytes=10_000, redis_timeout=30, write_timeout=30)
+
 
 class Source:
     """Streams: each chunk waits for a permit, unless `free`."""
@@ -40,9 +42,7 @@ class Source:
 
 @pytest.fixture
 async def cache(redis: Redis) -> AsyncIterator[Cache[bytes]]:
-    async with Cache(
-        redis, namespace="streams", codec=Bytes(), policy=CachePolicy(max_bytes=10_000)
-    ) as cache:
+    async with Cache(redis, namespace="streams", codec=Bytes(), policy=PATIENT) as cache:
         yield cache
 
 
