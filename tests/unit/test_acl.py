@@ -67,7 +67,7 @@ async def everything(url: str, folder: Path) -> None:
 
 
 async def test_exactly_these_commands(server: RedisServer, tmp_path: Path) -> None:
-    """None of them is refused, and each of them is used; what the tests themselves send as admin is left out."""
+    """None of them is refused, and each is used; what the test itself sends as admin is left out."""
     server.forget_calls()
     await everything(server.url, tmp_path)
     used = set(server.calls()) - {"auth", "hello", "info", "config|resetstat", "acl|log"}
