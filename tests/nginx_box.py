@@ -1,0 +1,259 @@
+"""nginx of both suites without a node: Debian's packages unpacked, in a private network with the LAN's addresses.
+
+The rendered templates land at their real paths, and nginx listens on its real port: nothing of the configuration
+is changed for the test. Needs Linux, root and mmdebstrap (or, for the suite of this machine alone, its nginx).
+"""
+
+import contextlib
+import ctypes
+import functools
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from group_data import frontends
+from lab import origin
+from operations.frontend_values import frontend_values, render
+
+SUITES = ("bookworm", "trixie")
+FRONTEND, ORCHESTRATOR, STRANGER = "192.168.86.20", "192.168.86.25", "203.0.113.7"
+CLONE_NEWNET = 0x40000000
+PACKAGES = "nginx,libc6,base-files,libcrypt1"
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def why_not() -> str:
+    """Why this machine can't run nginx in a box; empty if it can."""
+    if not sys.platform.startswith("linux"):
+        return "needs Linux: run it in a Linux VM"
+    if os.geteuid() != 0:
+        return "needs root for its private network: run it with sudo"
+    if not shutil.which("mmdebstrap"):
+        return "needs mmdebstrap: apt install mmdebstrap"
+    return ""
+
+
+@functools.cache
+def tree(suite: str) -> Path:
+    """The suite's nginx and what it needs, unpacked from Debian's packages; kept in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "okome"
+    ready = cache / f"nginx-{suite}"
+    if not ready.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            unpacked = Path(folder) / "tree"
+            subprocess.run(
+                ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", f"--include={PACKAGES}",
+                 "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", suite, unpacked],
+                check=True, timeout=300,
+            )  # fmt: skip
+            unpacked.rename(ready)
+    return ready
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response; header names in lower case, in order, repeated ones kept."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        values = [value for key, value in self.headers if key == name.lower()]
+        assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
+        return values[0] if values else None
+
+    @property
+    def cache(self) -> str | None:
+        return self.header("X-Cache-Status")
+
+
+class Box:
+    """A private network with a frontend at .20, and the test origin at .25:8000. Use as a context manager."""
+
+    def __init__(self, suite: str, **changed: Any) -> None:
+        self.suite = suite
+        version = "1.22.1" if suite == "bookworm" else "1.26.3"
+        data = {name: value for name, value in vars(frontends).items() if not name.startswith("_")}
+        self.values = frontend_values(
+            {**data, **changed},
+            node="CN00",
+            address=FRONTEND,
+            lan="192.168.86.0/24",
+            orchestrator=f"{ORCHESTRATOR}:8000",
+            nginx_version=version,
+        )
+        self.files: dict[str, str] = render(TEMPLATES, "etc/nginx", self.values)
+        self.stack = contextlib.ExitStack()
+        self.control = Path()
+        self.nginx: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Box":
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="okome-box-")))
+        self.control = self.folder / "origin.sock"
+        inside = self.folder / "root"
+        inside.mkdir()
+        script = f"""
+            set -e
+            ip link set lo up
+            for a in {FRONTEND}/24 {ORCHESTRATOR}/24 {STRANGER}/24; do ip address add $a dev lo; done
+            mount -t tmpfs okome-box {inside}
+            cd {inside}
+            mkdir upper work root
+            mount -t overlay okome-box -o lowerdir={tree(self.suite)},upperdir=upper,workdir=work root
+            mount --rbind /dev root/dev
+            mount -t proc proc root/proc
+            echo ready
+            exec sleep 900
+        """
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script],
+            stdout=subprocess.PIPE,
+        )
+        self.stack.callback(self.end, self.holder)
+        assert self.holder.stdout
+        if self.holder.stdout.readline() != b"ready\n":
+            raise RuntimeError("the box did not come up")
+        self.stack.callback(self.holder.stdout.close)
+        self.root = Path(f"/proc/{self.holder.pid}/root{inside}/root")
+        self.inside = inside / "root"
+        (self.root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/false\n")
+        (self.root / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
+        (self.root / "var/cache/nginx").mkdir(parents=True, exist_ok=True)
+        self.flag = self.root / self.values["probe_flag"].lstrip("/")
+        self.flag.parent.mkdir(parents=True)
+        for path in self.root.glob("etc/nginx/sites-enabled/*"):
+            path.unlink()
+        self.lay(self.files)
+        self.threads = self.stack.enter_context(ThreadPoolExecutor(1, initializer=self._enter_network))
+        return self
+
+    def _enter_network(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/proc/{self.holder.pid}/ns/net") as network:
+            if libc.setns(network.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    @staticmethod
+    def end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+    def lay(self, files: Mapping[str, str]) -> None:
+        for path, text in files.items():
+            target = self.root / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+
+    def command(self, *words: str) -> list[str]:
+        """`words` as root inside: nsenter and chroot exec, so the process's id is that of the program itself."""
+        inside = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", f"--mount=/proc/{self.holder.pid}/ns/mnt"]
+        return [*inside, "chroot", str(self.inside), *words]
+
+    def check(self) -> str:
+        """What `nginx -t` prints, with " FAILED" in front if it exits with an error."""
+        done = subprocess.run(
+            self.command("/usr/sbin/nginx", "-t"), capture_output=True, text=True, timeout=30, check=False
+        )
+        return ("FAILED " if done.returncode else "") + done.stderr
+
+    def start(self) -> None:
+        """Origin and nginx, ready to answer."""
+        enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", sys.executable, "-m", "lab.origin"]
+        listen = ["--listen", f"{ORCHESTRATOR}:8000", "--control", str(self.control)]
+        server = subprocess.Popen([*enter, *listen], cwd=TEMPLATES.parent)
+        self.stack.callback(self.end, server)
+        self.start_nginx()
+        self.wait_for(ORCHESTRATOR, 8000)
+
+    def start_nginx(self) -> None:
+        self.nginx = subprocess.Popen(self.command("/usr/sbin/nginx", "-g", "daemon off;"))
+        self.stack.callback(self.end, self.nginx)
+        self.wait_for(FRONTEND, 80)
+
+    def wait_for(self, host: str, port: int) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.connect(host, port).close()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.nginx
+        self.nginx.send_signal(number)
+
+    def origin(self, **words: Any) -> dict[str, Any]:
+        return origin.tell(self.control, **words)
+
+    def fresh(self) -> None:
+        """Origin up and its counts at zero, gate open."""
+        self.flag.unlink(missing_ok=True)
+        self.origin(mode="up", reset=True)
+
+    def connect(self, host: str = FRONTEND, port: int = 80, source: str = "") -> socket.socket:
+        """A connection made inside; the socket may be used from any thread, for at most 20 s per call."""
+        where = (source, 0) if source else None
+        return self.threads.submit(socket.create_connection, (host, port), 20, where).result(30)
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Iterator[bytes] | None = None,
+        host: str = FRONTEND,
+        source: str = "",
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A request whose response is read by the caller."""
+        connection = http.client.HTTPConnection(host)
+        connection.sock = self.connect(source=source)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {}))
+            for name, value in (headers or {}).items():
+                connection.putheader(name, value)
+            if isinstance(body, bytes):
+                connection.putheader("Content-Length", str(len(body)))
+                connection.endheaders(body)
+            elif body is not None:
+                connection.putheader("Transfer-Encoding", "chunked")
+                connection.endheaders(body, encode_chunked=True)
+            else:
+                connection.endheaders()
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
+    def ask(self, path: str, method: str = "GET", source: str = "", **headers: str) -> Answer:
+        """A request and its whole response; headers as keywords, `_` for `-`."""
+        body = headers.pop("body", None)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        with self.open(method, path, named, body.encode() if body is not None else None, source=source) as response:
+            content = response.read()
+            return Answer(
+                response.status, [(key.lower(), value) for key, value in response.getheaders()], content
+            )
