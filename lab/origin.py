@@ -10,8 +10,10 @@ every answer), `closing` (closes a kept connection when its second request arriv
 Paths:
     /health                 200
     /assets/KIND/…          with the Cache-Control that ASSETS names KIND, else without
-    /stream, /chunked       ?chunks=N&interval=SECONDS&gate=NAME: server-sent events, or lines, chunked. With
-                            a gate only the first is sent until the control command {"release": NAME}
+    /stream, /chunked, /trickle
+                            ?chunks=N&interval=SECONDS&gate=NAME: server-sent events; lines, chunked;
+                            lines with a Content-Length. With a gate, chunk N waits for the control command
+                            {"release": "NAME/N"}, N from 1
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
@@ -88,6 +90,7 @@ class Origin:
         self.counts: Counter[str] = Counter()
         self.received = 0  # bytes of request bodies so far
         self.connections = 0
+        self.timed_out = 0  # kept connections that ended by our own time-out
         self.writers: set[asyncio.StreamWriter] = set()
         self.gates: dict[str, asyncio.Event] = {}
         self.server: asyncio.Server | None = None
@@ -118,11 +121,13 @@ class Origin:
             self.gate(words["release"]).set()
         if words.get("reset"):
             self.counts.clear()
-            self.connections = self.received = 0
+            self.connections = self.received = self.timed_out = 0
         return {
             "mode": self.mode,
             "counts": dict(self.counts),
             "connections": self.connections,
+            "open": len(self.writers),
+            "timed_out": self.timed_out,
             "received": self.received,
         }
 
@@ -139,7 +144,7 @@ class Origin:
         self.connections += 1
         self.writers.add(writer)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 await self.requests(reader, writer)
         finally:
             self.writers.discard(writer)
@@ -148,8 +153,12 @@ class Origin:
     async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = True
         while True:
-            async with asyncio.timeout(KEEPALIVE_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
+            try:
+                async with asyncio.timeout(KEEPALIVE_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+            except TimeoutError:
+                self.timed_out += 1
+                return
             request = Request(head)
             self.counts[f"{request.method} {request.path}"] += 1
             self.serial += 1
@@ -199,7 +208,7 @@ class Origin:
             self.head(writer, int(self.mode), [*headers, ("Content-Length", str(len(text)))])
             writer.write(text if request.method != "HEAD" else b"")
             return
-        if request.path in ("/stream", "/chunked"):
+        if request.path in ("/stream", "/chunked", "/trickle"):
             await self.stream(request, headers, writer)
             return
         if request.path == "/health":
@@ -239,21 +248,25 @@ class Origin:
         self, request: Request, headers: list[tuple[str, str]], writer: asyncio.StreamWriter
     ) -> None:
         events = request.path == "/stream"
-        kind = "text/event-stream" if events else "text/plain"
-        self.head(writer, 200, [*headers, ("Content-Type", kind), ("Transfer-Encoding", "chunked")])
-        for number in range(int(request.option("chunks", "3"))):
-            if number == 1 and request.option("gate"):
-                await self.gate(request.option("gate")).wait()
+        chunked = request.path != "/trickle"
+        chunks = [chunk(number, events=events) for number in range(int(request.option("chunks", "3")))]
+        length = (
+            ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(sum(map(len, chunks))))
+        )
+        kind = ("Content-Type", "text/event-stream" if events else "text/plain")
+        self.head(writer, 200, [*headers, kind, length])
+        for number, data in enumerate(chunks):
+            if number and request.option("gate"):
+                await self.gate(f"{request.option('gate')}/{number}").wait()
             elif number:
                 await asyncio.sleep(float(request.option("interval", "0")))
-            data = chunk(number, events=events)
-            writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
             await writer.drain()
-        writer.write(b"0\r\n\r\n")
+        writer.write(b"0\r\n\r\n" if chunked else b"")
 
 
 def chunk(number: int, *, events: bool) -> bytes:
-    """One chunk of /stream (events) or /chunked: known beforehand, so that a lost byte shows."""
+    """One chunk of /stream (events) or of the others: known beforehand, so that a lost byte shows."""
     return f"data: token {number}\n\n".encode() if events else f"line {number}\n".encode()
 
 

@@ -166,7 +166,11 @@ class Box:
 
     def command(self, *words: str) -> list[str]:
         """`words` as root inside: nsenter and chroot exec, so the process's id is that of the program itself."""
-        inside = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", f"--mount=/proc/{self.holder.pid}/ns/mnt"]
+        inside = [
+            "nsenter",
+            f"--net=/proc/{self.holder.pid}/ns/net",
+            f"--mount=/proc/{self.holder.pid}/ns/mnt",
+        ]
         return [*inside, "chroot", str(self.inside), *words]
 
     def check(self) -> str:
@@ -233,7 +237,9 @@ class Box:
         connection = http.client.HTTPConnection(host)
         connection.sock = self.connect(source=source)
         try:
-            connection.putrequest(method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {}))
+            connection.putrequest(
+                method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {})
+            )
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
             if isinstance(body, bytes):
@@ -252,7 +258,9 @@ class Box:
         """A request and its whole response; headers as keywords, `_` for `-`."""
         body = headers.pop("body", None)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        with self.open(method, path, named, body.encode() if body is not None else None, source=source) as response:
+        with self.open(
+            method, path, named, body.encode() if body is not None else None, source=source
+        ) as response:
             content = response.read()
             return Answer(
                 response.status, [(key.lower(), value) for key, value in response.getheaders()], content
