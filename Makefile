@@ -36,3 +36,6 @@ lint: setup ## ruff, strict mypy
 
 test: lint ## lint and all tests
 	$(PY) -m pytest
+
+secrets: setup ## random secrets into secrets.toml (0600, git-ignored); keeps the ones that are there
+	@$(PY) -m console.secrets

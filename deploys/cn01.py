@@ -1,0 +1,7 @@
+"""CN01, the backend: a fresh, a half-configured or a finished node becomes, or stays, the finished one."""
+
+from operations.basic_setup import backend
+from operations.foundation import foundation
+
+foundation()
+backend()

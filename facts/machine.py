@@ -1,0 +1,48 @@
+"""What kind of machine a node is: asked once, before anything is done to it."""
+
+from typing import TypedDict
+
+from pyinfra.api import FactBase
+
+
+class MachineState(TypedDict):
+    """What Machine finds."""
+
+    # Whether the operator may become root without being asked for a password.
+    sudo: bool
+    # The distribution as /etc/os-release names it: "debian bookworm".
+    release: str
+    # What systemd-detect-virt says: "none" on a Pi.
+    virtualization: str
+    cloud_init: bool
+    # gpu_mem as raspi-config reports it, in MB; None where there is no raspi-config.
+    gpu_memory: str | None
+
+
+def parse(output: list[str]) -> MachineState:
+    """`key value` lines; a key that is missing says no."""
+    said = {key: value for key, _, value in (line.partition(" ") for line in output)}
+    return MachineState(
+        sudo="sudo" in said,
+        release=said["release"],
+        virtualization=said["virtualization"],
+        cloud_init="cloud-init" in said,
+        gpu_memory=said.get("gpu-memory"),
+    )
+
+
+class Machine(FactBase[MachineState]):
+    """The machine behind the connection. Ask with `_sudo=False`: it tells whether sudo would work."""
+
+    def command(self) -> str:
+        return r"""
+            . /etc/os-release; echo "release $ID $VERSION_CODENAME"
+            echo "virtualization $(systemd-detect-virt)"
+            ! sudo -n true 2>/dev/null || echo "sudo yes"
+            ! test -d /etc/cloud/cloud.cfg.d || echo "cloud-init yes"
+            ! command -v raspi-config >/dev/null ||
+                echo "gpu-memory $(raspi-config nonint get_config_var gpu_mem /boot/firmware/config.txt)"
+        """
+
+    def process(self, output: list[str]) -> MachineState:
+        return parse(output)

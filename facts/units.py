@@ -1,0 +1,94 @@
+"""What systemd says of a set of units, and with which configuration each of them was last told to run."""
+
+import shlex
+from dataclasses import dataclass, field
+
+from pyinfra.api import FactBase
+
+APPLIED = "/var/lib/okome/applied"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """One unit. `stamps`: action ("restart", "reload") → digest of the configuration it was last done for."""
+
+    id: str  # canonical: asked for redis.service, systemd answers redis-server.service
+    load: str  # loaded, not-found, masked, error …
+    active: str  # active, inactive, failed, activating …
+    file: str  # enabled, disabled, masked, static …; "" if there is no such unit
+    need_daemon_reload: bool
+    stamps: dict[str, str] = field(default_factory=dict)
+
+
+def parse(names: tuple[str, ...], output: list[str]) -> dict[str, UnitState]:
+    """Blocks of `systemctl show` in the order asked for, one empty line between two; then `stamp FILE:DIGEST`
+    lines."""
+    blocks: list[dict[str, str]] = [{}]
+    stamps: dict[str, dict[str, str]] = {}
+    for line in output:
+        if line.startswith("stamp "):
+            file, _, digest = line.removeprefix("stamp ").rpartition(":")
+            unit, _, action = file.rpartition("/")[2].rpartition(".")
+            stamps.setdefault(unit, {})[action] = digest
+        elif line:
+            key, _, value = line.partition("=")
+            blocks[-1][key] = value
+        elif blocks[-1]:
+            blocks.append({})
+    return {
+        name: UnitState(
+            id=block["Id"],
+            load=block["LoadState"],
+            active=block["ActiveState"],
+            file=block["UnitFileState"],
+            need_daemon_reload=block["NeedDaemonReload"] == "yes",
+            stamps=stamps.get(block["Id"], {}),
+        )
+        for name, block in zip(names, (block for block in blocks if block), strict=True)
+    }
+
+
+class UnitStates(FactBase[dict[str, UnitState]]):
+    """Name as asked → its state, for all units in one command.
+
+    **Example:**
+
+    .. code:: python
+
+        host.get_fact(UnitStates, units=("redis-server.service", "avahi-daemon.socket"))
+    """
+
+    units: tuple[str, ...] = ()
+
+    def command(self, units: tuple[str, ...]) -> str:
+        self.units = units  # the same instance processes the answer
+        quoted = " ".join(shlex.quote(unit) for unit in units)
+        return (
+            f"systemctl show --no-pager -p {PROPERTIES} -- {quoted} && "
+            f'{{ for f in {APPLIED}/*; do test -f "$f" && echo "stamp $f:$(head -n 1 "$f")"; done; true; }}'
+        )
+
+    @staticmethod
+    def default() -> dict[str, UnitState]:
+        return {}
+
+    def process(self, output: list[str]) -> dict[str, UnitState]:
+        return parse(self.units, output)
+
+
+class FailedUnits(FactBase[list[str]]):
+    """The names of the units that have failed, once the boot is through (60 s are waited for that)."""
+
+    def command(self) -> str:
+        return (
+            "timeout 60 systemctl is-system-running --wait >/dev/null;"
+            " systemctl list-units --failed --plain --no-legend --no-pager"
+        )
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line.split()[0] for line in output if line]
+
+    @staticmethod
+    def default() -> list[str]:
+        return []

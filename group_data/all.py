@@ -1,0 +1,57 @@
+"""What every node shares. Where a value has a unit, its comment names it."""
+
+import os
+import socket
+from typing import Any
+
+import paramiko
+
+# -- how the operator reaches a node
+
+
+def _transport(sock: socket.socket, **arguments: Any) -> paramiko.Transport:
+    """A transport without Nagle's algorithm: a command's answer took 56 ms, without it 13.5 ms."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return paramiko.Transport(sock, **arguments)
+
+
+ssh_user = "ncadmin"
+_sudo = True
+# OKOME_SSH_KEY and OKOME_KNOWN_HOSTS are for those who keep them elsewhere than in ~/.ssh (the lab does).
+ssh_key = os.environ.get("OKOME_SSH_KEY")
+ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS")
+# pyinfra's own `_timeout` does not bound a dead link; the channel's does. Seconds.
+ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout": 30}
+
+# -- the LAN
+
+lan_prefix_length = 24
+lan_gateway = "192.168.86.1"
+lan_dns = ["192.168.86.1"]
+# How long a node waits for the confirmation of a new address before it goes back to the old one. Seconds.
+address_confirm_seconds = 60
+
+# -- foundation
+
+packages = ["logrotate", "systemd-timesyncd"]
+# How long dpkg waits for another one. Seconds.
+apt_lock_timeout = 300
+# The journal's share of RAM, as journald.conf(5) writes it.
+journal_max = "64M"
+units_masked = ["bluetooth.service", "avahi-daemon.service", "avahi-daemon.socket"]
+# MB; the node has no screen. 16 is the least that the firmware takes.
+gpu_memory = 16
+# noatime and commit=60 on ext4, /tmp in RAM. Off: it trades a minute of writes for the card's life.
+fstab_hardened = False
+sysctl_settings = {
+    # Redis and nginx ask for backlogs of 1024 and 511; the kernel caps them at this.
+    "net.core.somaxconn": "4096",
+    # A stream on a kept connection would start slowly again after every pause of a few hundred ms.
+    "net.ipv4.tcp_slow_start_after_idle": "0",
+    # Large allocations must not fail while memory is there; Redis warns at every start without it.
+    "vm.overcommit_memory": "1",
+    # What is swapped out on an SD card comes back slowly, and every page is a write.
+    "vm.swappiness": "1",
+    # Nobody stands beside the node: after a kernel panic it reboots. Seconds.
+    "kernel.panic": "10",
+}

@@ -1,0 +1,181 @@
+"""python -m lab: boots, reaches and powers the nodes of the lab."""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import inventory
+from lab import LabError, lan, machine, tree
+from lab.node import MANAGERS, Node, run_in, say
+from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
+
+
+def known_nodes() -> list[str]:
+    """The hosts of inventory.py: the lab boots what production has, under the same names."""
+    return sorted(name for name, _ in inventory.frontends + inventory.backends)
+
+
+def up(args: argparse.Namespace) -> int:
+    machine.require()
+    for name in args.nodes:
+        if name not in known_nodes():
+            raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
+    lan.up()
+    key = public_key()
+    prepare()
+    names = args.nodes or known_nodes()
+    for node in map(Node, names):
+        wanted = {"suite": args.suite or "bookworm", "manager": args.manager or "networkmanager"}
+        if node.exists and not args.fresh:
+            made = node.made_as
+            differs = [
+                value
+                for given, value in ((args.suite, made["suite"]), (args.manager, made["manager"]))
+                if given not in (None, value)
+            ]
+            if differs:
+                raise LabError(f"{node.name} already is {'/'.join(made.values())}; --fresh replaces it.")
+        else:
+            say(f"{node.name}: a bare {wanted['suite']} node, {wanted['manager']}")
+            node.create(wanted["suite"], wanted["manager"], key)
+            forget_hosts()
+        node.start()
+    for node in map(Node, names):
+        say(f"{node.name} answers SSH at {node.wait_for_ssh()}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    _require_lan()
+    return subprocess.run(
+        machine.in_lan(*as_caller(), *args.command), env=environment(), check=False
+    ).returncode
+
+
+def execute(args: argparse.Namespace) -> int:
+    return run_in(_node(args.node), args.command)
+
+
+def shell(args: argparse.Namespace) -> int:
+    return run_in(_node(args.node), ["bash", "-l"])
+
+
+def status(args: argparse.Namespace) -> int:
+    nodes = {node.name: node.status() for node in Node.all()}
+    if args.json:
+        print(json.dumps({"nodes": nodes}, indent=2))
+        return 0
+    if not nodes:
+        print("The lab is down. `python -m lab up` boots it.")
+    else:
+        columns = ("state", "address", "suite", "manager")
+        print(f"{'node':6}" + "".join(f"{column:16}" for column in columns))
+        for name, facts in nodes.items():
+            print(f"{name:6}" + "".join(f"{facts[column] or '-'!s:16}" for column in columns).rstrip())
+    return 0
+
+
+def power(args: argparse.Namespace) -> int:
+    node = _node(args.node)
+    if args.state == "on":
+        node.start()
+    else:
+        {"off": node.off, "cut": node.cut, "reboot": node.reboot}[args.state]()
+    if args.state in ("on", "reboot"):
+        say(f"{node.name} answers SSH at {node.wait_for_ssh()}")
+    return 0
+
+
+def down(_: argparse.Namespace) -> int:
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root.")
+    for node in Node.all():
+        node.destroy()
+    lan.down()
+    shutil.rmtree(machine.state_dir(), ignore_errors=True)
+    lan.restore_forwarding()
+    for left in (machine.state_dir().parent, Path("/run/netns")):
+        if left.is_dir() and not any(left.iterdir()):
+            _remove_empty(left)
+    return 0
+
+
+def _remove_empty(directory: Path) -> None:
+    if directory.is_mount():  # `ip netns add` made it one
+        machine.run(["umount", directory])
+    directory.rmdir()
+
+
+def _require_lan() -> None:
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root.")
+    if not lan.exists():
+        raise LabError("the lab is down: python -m lab up")
+
+
+def _node(name: str) -> Node:
+    _require_lan()
+    node = Node(name)
+    if not node.exists:
+        raise LabError(f"there is no node {name}: python -m lab up {name}")
+    return node
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, function: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(function=function)
+        return added
+
+    added = command("up", up, "boot bare nodes at DHCP addresses; those already up stay as they are")
+    added.add_argument(
+        "nodes", nargs="*", metavar="NODE", help="a host of inventory.py; default: all of them"
+    )
+    added.add_argument("--suite", choices=tree.SUITES, help="Debian release (bookworm)")
+    added.add_argument("--manager", choices=MANAGERS, help="who manages the network (networkmanager)")
+    added.add_argument("--fresh", action="store_true", help="replace nodes that exist by new ones")
+    added = command("run", run, "run a command as the operator, inside the LAN, with the credentials set")
+    added.add_argument("command", nargs="+", metavar="CMD")
+    added = command("exec", execute, "run a command as root inside a node")
+    added.add_argument("node", metavar="NODE")
+    added.add_argument("command", nargs="+", metavar="CMD")
+    added = command("shell", shell, "a root shell inside a node")
+    added.add_argument("node", metavar="NODE")
+    added = command("status", status, "what runs, and where SSH answers")
+    added.add_argument("--json", action="store_true", help="for programs")
+    added = command("power", power, "off, on, cut (a power loss) or reboot")
+    added.add_argument("node", metavar="NODE")
+    added.add_argument("state", choices=("off", "on", "cut", "reboot"))
+    command("down", down, "remove every trace of the lab from the machine")
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    try:
+        if args.function not in (up, power, down) or os.geteuid() != 0:
+            return int(args.function(args))
+        # One change of the lab at a time. The lock is on a folder, so that no lock file is left behind.
+        lock = os.open("/var/lib", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return int(args.function(args))
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

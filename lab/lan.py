@@ -1,0 +1,188 @@
+"""The LAN: a network namespace with the production gateway's address, DHCP, DNS and a way out for apt."""
+
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from lab import LabError, machine
+
+GATEWAY = "192.168.86.1"
+NETWORK = ipaddress.ip_network("192.168.86.0/24")
+BRIDGE = "br0"
+# What a new Pi gets before its first deploy.
+LEASES = ("192.168.86.132", "192.168.86.199")
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def exists() -> bool:
+    """Whether the namespace is there."""
+    return Path("/run/netns", machine.namespace()).exists()
+
+
+def up() -> None:
+    """Make the LAN, or complete one that a run left half made. Idempotent."""
+    space = machine.namespace()
+    if (machine.state_dir() / "lan").exists() and exists() and _dnsmasq_runs():
+        return
+    down()
+    machine.state_dir().mkdir(parents=True, exist_ok=True)
+    number = _free_number()
+    outside, inside = f"10.213.{number}.1", f"10.213.{number}.2"
+    # Written first: it is what `down` needs to undo the rest.
+    (machine.state_dir() / "uplink").write_text(f"okome-u{number}")
+    machine.run(["ip", "netns", "add", space])
+    for command in (
+        "link set lo up",
+        f"link add {BRIDGE} type bridge",
+        f"addr add {GATEWAY}/24 dev {BRIDGE}",
+        f"link set {BRIDGE} up",
+    ):
+        machine.run(["ip", "-n", space, *command.split()])
+    machine.run(
+        f"ip link add okome-u{number} type veth peer name uplink netns {space}".split(),
+    )
+    machine.run(["ip", "addr", "add", f"{outside}/30", "dev", f"okome-u{number}"])
+    machine.run(["ip", "link", "set", f"okome-u{number}", "up"])
+    machine.run(["ip", "-n", space, "addr", "add", f"{inside}/30", "dev", "uplink"])
+    machine.run(["ip", "-n", space, "link", "set", "uplink", "up"])
+    machine.run(["ip", "-n", space, "route", "add", "default", "via", outside])
+    remembered = machine.state_dir().parent / "ip_forward"
+    if not remembered.exists():
+        remembered.write_text(IP_FORWARD.read_text())
+    IP_FORWARD.write_text("1")
+    machine.run(machine.in_lan("sysctl", "-qw", "net.ipv4.ip_forward=1"))
+    masquerade = """
+table ip {table} {{
+  chain out {{
+    type nat hook postrouting priority srcnat;
+    {match} masquerade;
+  }}
+}}
+"""
+    # A packet for the LAN that found no one there must not leave by the uplink.
+    stay = f"""
+table ip okome {{
+  chain stay {{
+    type filter hook forward priority 0;
+    oifname uplink ip daddr {NETWORK} drop;
+  }}
+}}
+"""
+    machine.run(["nft", "-f", "-"], stdin=masquerade.format(table=_table(), match=f"ip saddr {outside}/30"))
+    inner = masquerade.format(table="okome", match="oifname uplink") + stay
+    machine.run(machine.in_lan("nft", "-f", "-"), stdin=inner)
+    _start_dnsmasq()
+    (machine.state_dir() / "lan").touch()
+
+
+def down() -> None:
+    """Remove every trace of the LAN; whatever of it exists."""
+    uplink = machine.state_dir() / "uplink"
+    if exists():
+        pids = machine.run(["ip", "netns", "pids", machine.namespace()]).split()
+        for pid in map(int, pids):
+            if pid not in _ancestors():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        _wait_until_gone(pids)
+        machine.run(["ip", "netns", "del", machine.namespace()])
+    if uplink.exists() and Path("/sys/class/net", uplink.read_text()).exists():
+        machine.run(["ip", "link", "del", uplink.read_text()])
+    if _table() in machine.run(["nft", "list", "tables"]).split():
+        machine.run(["nft", "delete", "table", "ip", _table()])
+    for left in (machine.state_dir() / "lan", uplink):
+        left.unlink(missing_ok=True)
+
+
+def restore_forwarding() -> None:
+    """Put the machine's ip_forward back once the last lab is gone."""
+    remembered = machine.state_dir().parent / "ip_forward"
+    if remembered.exists() and not list(remembered.parent.glob("*/uplink")):
+        IP_FORWARD.write_text(remembered.read_text())
+        remembered.unlink()
+
+
+def _table() -> str:
+    return f"okome_{machine.name()}"
+
+
+def _free_number() -> int:
+    taken = {
+        address["local"]
+        for link in json.loads(machine.run(["ip", "-json", "addr"]))
+        for address in link["addr_info"]
+    }
+    for number in range(86, 256):
+        if f"10.213.{number}.1" not in taken:
+            return number
+    raise LabError("no free network 10.213.86.0/30 … 10.213.255.0/30 for the lab's way out.")
+
+
+def _resolvers() -> list[str]:
+    """The machine's name servers: not systemd-resolved's stub, which the LAN cannot reach, but its own."""
+    for file in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
+        if Path(file).exists():
+            words = [line.split() for line in Path(file).read_text().splitlines()]
+            servers = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+            servers = [server for server in servers if not server.startswith("127.")]
+            if servers:
+                return servers
+    raise LabError("no name server in /etc/resolv.conf that the lab's nodes could reach.")
+
+
+def _start_dnsmasq() -> None:
+    state = machine.state_dir()
+    machine.run(
+        machine.in_lan(
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            "--user=root",
+            f"--interface={BRIDGE}",
+            "--bind-interfaces",
+            "--except-interface=lo",
+            f"--dhcp-range={LEASES[0]},{LEASES[1]},1h",
+            "--dhcp-sequential-ip",
+            "--dhcp-authoritative",
+            f"--dhcp-leasefile={state / 'leases'}",
+            f"--pid-file={state / 'dnsmasq.pid'}",
+            "--no-hosts",
+            "--no-resolv",
+            *(f"--server={server}" for server in _resolvers()),
+        )
+    )
+
+
+def _dnsmasq_runs() -> bool:
+    pid = machine.state_dir() / "dnsmasq.pid"
+    return (
+        pid.exists()
+        and pid.read_text().strip() in machine.run(["ip", "netns", "pids", machine.namespace()]).split()
+    )
+
+
+def _ancestors() -> set[int]:
+    pid, found = os.getpid(), set()
+    while pid > 1:
+        found.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _wait_until_gone(pids: list[str], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    own = _ancestors()
+    while any(Path("/proc", pid).exists() and int(pid) not in own and not _zombie(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise LabError(f"processes of the lab do not end: {' '.join(pids)}.")
+        time.sleep(0.02)
+
+
+def _zombie(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,84 @@
+"""Phase 0, for every node: who it is on the LAN, and how it treats its packages, its card and its logs."""
+
+from pyinfra import host
+from pyinfra.api import OperationError, deploy
+from pyinfra.operations import files, server
+
+from facts.fstab import Fstab
+from facts.machine import Machine
+from operations.address import static_address
+from operations.config_set import ConfigFile, ConfigSet, config_set
+from operations.fstab import BACKUP, FSTAB, hardened
+from operations.packages import packages
+from operations.sysctl import sysctl
+from operations.unit import unit
+
+RELEASES = ("debian bookworm", "debian trixie", "raspbian bookworm", "raspbian trixie")
+
+APT = ConfigSet((ConfigFile("/etc/apt/apt.conf.d/80okome"),))
+JOURNALD = ConfigSet((ConfigFile("/etc/systemd/journald.conf.d/90-okome.conf"),))
+SYSCTL = ConfigSet((ConfigFile("/etc/sysctl.d/90-okome.conf"),))
+CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
+
+
+@deploy("Foundation")
+def foundation() -> None:
+    machine = host.get_fact(Machine, _sudo=False)
+    if not machine["sudo"]:
+        raise OperationError(
+            f"{host.name}: sudo wants a password of {host.data.ssh_user}; let it in without."
+        )
+    if machine["release"] not in RELEASES:
+        raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
+
+    static_address(
+        name="Static address",
+        address=f"{host.data.address}/{host.data.lan_prefix_length}",
+        gateway=host.data.lan_gateway,
+        dns=host.data.lan_dns,
+        confirm_seconds=host.data.address_confirm_seconds,
+    )
+
+    hostname = host.name.upper()
+    # First the name's entry, then the name: sudo complains of a name it cannot resolve.
+    files.line(
+        name="Its name in /etc/hosts",
+        path="/etc/hosts",
+        line=r"^127\.0\.1\.1\s.*",
+        replace=f"127.0.1.1\t{hostname}",
+    )
+    server.hostname(name="Hostname", hostname=hostname)
+    if machine["cloud_init"]:
+        config_set(name="cloud-init keeps the hostname", config=CLOUD_INIT)
+
+    config_set(name="apt keeps configuration files and waits for its lock", config=APT)
+    packages(name="Packages of every node", names=host.data.packages)
+
+    config_set(name="Journal in RAM", config=JOURNALD)
+    unit(name="journald runs so", unit="systemd-journald", restarted_if=JOURNALD, enabled=None)
+
+    config_set(name="Kernel settings at boot", config=SYSCTL)
+    sysctl(name="Kernel settings now", settings=host.data.sysctl_settings)
+
+    for service in host.data.units_masked:
+        unit(name=f"{service} never runs", unit=service, masked=True)
+    # In a container the clock is the machine's, and timesyncd's own condition keeps it from starting.
+    unit(
+        name="Time synchronisation",
+        unit="systemd-timesyncd",
+        running=True if machine["virtualization"] == "none" else None,
+    )
+    unit(name="Logs are rotated", unit="logrotate.timer")
+
+    if machine["gpu_memory"] not in (None, str(host.data.gpu_memory)):
+        server.shell(
+            name="No memory for the GPU",
+            commands=[f"raspi-config nonint do_memory_split {host.data.gpu_memory}"],
+        )
+    if host.data.fstab_hardened:
+        found = host.get_fact(Fstab)
+        values = {"fstab": hardened(found.current), "fstab_before": found.backup or found.current}
+        config_set(
+            name="Hardened fstab",
+            config=ConfigSet((ConfigFile(BACKUP), ConfigFile(FSTAB)), check="fstab", values=values),
+        )

@@ -1,0 +1,34 @@
+"""The hardened mount table: fewer writes to the SD card, and /tmp in RAM."""
+
+from facts.fstab import BACKUP, FSTAB
+
+__all__ = ["BACKUP", "FSTAB", "hardened"]
+
+MARK = "# Hardened by the okome repository; the file as it was: /etc/fstab.before-okome"
+# commit=60: ext4 writes its journal once a minute instead of every 5 s; a power cut may lose that minute.
+EXT4 = ("noatime", "commit=60")
+TMP = "tmpfs /tmp tmpfs nosuid,nodev,size=25%,mode=1777 0 0"
+
+
+def hardened(text: str) -> str:
+    """The same table with noatime and commit=60 on every ext4 and /tmp in RAM. Idempotent; a line that is no
+    entry of six fields (comments, swap, what somebody is in the middle of) stays byte for byte as it is."""
+    lines = [line for line in text.splitlines() if line != MARK]
+    table = [_entry(line) for line in lines]
+    mounted = [line.split()[1] for line in lines if not line.startswith("#") and len(line.split()) > 1]
+    if TMP.split()[1] not in mounted:
+        table.append(TMP)
+    return "\n".join([MARK, *table, ""])
+
+
+def _entry(line: str) -> str:
+    fields = line.split()
+    if line.startswith("#") or len(fields) not in (4, 5, 6) or fields[2] != "ext4":
+        return line
+    options = [
+        option
+        for option in fields[3].split(",")
+        if option not in ("relatime", "atime", "strictatime", "noatime") and not option.startswith("commit=")
+    ]
+    fields[3] = ",".join([*options, *EXT4])
+    return "\t".join(fields)

@@ -1,0 +1,38 @@
+"""Kernel settings, in effect now; the file that sets them at boot is a config set of its own."""
+
+from collections.abc import Generator, Mapping
+
+from pyinfra import host, logger
+from pyinfra.api import OperationValueError, QuoteString, StringCommand, operation
+
+from facts.sysctl import Sysctl
+
+
+@operation()
+def sysctl(settings: Mapping[str, str]) -> Generator[StringCommand, None, None]:
+    """
+    Bring kernel settings into effect.
+
+    + settings: key → value, both as sysctl.conf(5) writes them
+
+    A setting that is read-only here, as in a container, is reported and left: the file sets it at boot.
+
+    **Example:**
+
+    .. code:: python
+
+        sysctl(settings={"net.core.somaxconn": "4096"})
+    """
+    found = host.get_fact(Sysctl, keys=tuple(settings))
+    if unknown := [key for key in settings if key not in found]:
+        raise OperationValueError(f"this kernel has no {', '.join(unknown)}")
+    different = [key for key, value in settings.items() if found[key].value != value]
+    for key in different:
+        if not found[key].writable:
+            logger.info(f"{host.print_prefix}{key} is {found[key].value} and read-only here: left as it is")
+    settable = [key for key in different if found[key].writable]
+    if not settable:
+        host.noop("kernel settings are in effect")
+        return
+    for key in settable:
+        yield StringCommand("sysctl", "-q", "-w", QuoteString(f"{key}={settings[key]}"))

@@ -1,0 +1,160 @@
+"""A systemd unit: whether it runs, starts at boot, and has been told of the configuration that is there."""
+
+import hashlib
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+
+from facts.units import APPLIED, UnitState, UnitStates
+from operations.config_set import CHECKERS, ConfigSet, digest, host_data, rendered
+
+KINDS = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".automount", ".slice", ".swap")
+
+# Not "is it active now" but "is the same start of it still active two seconds later". A start that fails may
+# be tried again by Restart=, as with an address that is late. Unit $1 is told to do $2, within $3 seconds.
+TELL = r"""
+start() { systemctl show -p ActiveState -p InvocationID -- "$1" | tr '\n' ' '; }
+until=$(($(date +%s) + $3))
+timeout "$3" systemctl --no-ask-password "$2" -- "$1"
+while :; do
+    first=$(start "$1")
+    case $first in
+        *ActiveState=active\ *) sleep 2; [ "$first" = "$(start "$1")" ] && exit 0 ;;
+        *ActiveState=failed\ * | *ActiveState=inactive\ *) break ;;
+    esac
+    [ "$(date +%s)" -lt "$until" ] || break
+    sleep 1
+done
+echo "$1 did not stay up after a $2; its last words:" >&2
+timeout 10 journalctl -q --no-pager -o cat -n 20 -u "$1" >&2
+exit 1
+"""
+
+# The first line is the digest, the others are the files it covers: transaction.py removes the stamp when it
+# changes one of them. Renamed into place, so a stamp is whole or absent.
+STAMP = r"""
+mkdir -p "${1%/*}" && stamp=$1 && shift && printf '%s\n' "$@" > "$stamp.new" && mv "$stamp.new" "$stamp"
+"""
+
+ConfigSets = ConfigSet | tuple[ConfigSet, ...]
+
+
+def canonical(name: str) -> str:
+    return name if name.endswith(KINDS) else f"{name}.service"
+
+
+def shell(text: str, *words: str) -> StringCommand:
+    return StringCommand("sh", "-c", QuoteString(text), "sh", *(QuoteString(word) for word in words))
+
+
+def _check(config: ConfigSet) -> StringCommand:
+    paths = (QuoteString(path) for path in config.paths)
+    return StringCommand(
+        "timeout", "60", "sh", "-c", QuoteString(CHECKERS[str(config.check)]), "check", *paths
+    )
+
+
+def due(state: UnitState, wanted: dict[str, str]) -> str | None:
+    """What a running unit has to be told: "restart", "reload" or nothing. `wanted`: action → digest."""
+    for action in ("restart", "reload"):
+        if action in wanted and state.stamps.get(action) != wanted[action]:
+            return action
+    return None
+
+
+def boot_command(state: UnitState, enabled: bool | None) -> str | None:
+    """What has to be said so that the unit starts at boot, or does not. A unit without an [Install] section
+    (static, generated …) can be told nothing."""
+    if enabled is None or state.file not in (
+        "enabled",
+        "enabled-runtime",
+        "disabled",
+        "masked",
+        "masked-runtime",
+        "",
+    ):
+        return None
+    return None if enabled == (state.file == "enabled") else ("enable" if enabled else "disable")
+
+
+@operation()
+def unit(
+    unit: str,
+    restarted_if: ConfigSets = (),
+    reloaded_if: ConfigSets = (),
+    running: bool | None = True,
+    enabled: bool | None = True,
+    masked: bool = False,
+    patience: int = 120,
+) -> Generator[StringCommand, None, None]:
+    """
+    Bring a systemd unit to a state, and tell it of its configuration when that is not what it runs with.
+
+    + unit: its name; ".service" may be left out
+    + restarted_if: config sets that need a restart
+    + reloaded_if: config sets for which a reload is enough
+    + running: whether it should run now; None leaves that alone
+    + enabled: whether it should start at boot; None leaves that alone
+    + masked: whether nothing at all may start it; then it is stopped as well
+    + patience: seconds that a start, restart or reload may take
+
+    What it was last told is kept on the node, so a run that dies between the change and the restart is made
+    good by the next. The sets are checked again before that.
+
+    **Example:**
+
+    .. code:: python
+
+        unit(name="redis-server runs", unit="redis-server", restarted_if=REDIS)
+    """
+    asked = canonical(unit)
+    state: UnitState = host.get_fact(UnitStates, units=(asked,))[asked]
+    name = state.id
+    if masked:
+        if state.load == "masked" and state.active not in ("active", "activating", "reloading"):
+            host.noop(f"{name} is masked")
+            return
+        # A unit that is not installed can be masked, and then it never starts when it is.
+        yield StringCommand("systemctl", "mask", "--now", "--", QuoteString(name))
+        return
+
+    sets = {
+        action: (given,) if isinstance(given, ConfigSet) else given
+        for action, given in (("restart", restarted_if), ("reload", reloaded_if))
+    }
+    wanted = {
+        action: hashlib.sha256(
+            "".join(digest(one, rendered(one, host_data())) for one in given).encode()
+        ).hexdigest()
+        for action, given in sets.items()
+        if given
+    }
+    if wanted and not running:
+        raise OperationError(f"{name}: only a unit that should run can be restarted or reloaded")
+
+    commands: list[StringCommand] = []
+    if state.load == "masked":
+        commands.append(StringCommand("systemctl", "unmask", "--", QuoteString(name)))
+    if state.need_daemon_reload:
+        commands.append(StringCommand("systemctl", "daemon-reload"))
+    at_boot = boot_command(state, enabled)
+    if at_boot:
+        commands.append(StringCommand("systemctl", at_boot, "--", QuoteString(name)))
+
+    action = due(state, wanted) if state.active == "active" else "start"
+    if running and action:
+        told = ["reload"] if action == "reload" else list(wanted)
+        checks = [one for key in told for one in sets[key] if one.check]
+        commands = [_check(one) for one in checks] + commands
+        # "restart" for a start too: it also ends a unit that is just about to try again with what was there.
+        commands.append(shell(TELL, name, "reload" if action == "reload" else "restart", str(patience)))
+        for key in told:
+            paths = [path for one in sets[key] for path in one.paths]
+            commands.append(shell(STAMP, f"{APPLIED}/{name}.{key}", wanted[key], *paths))
+    elif running is False and state.active not in ("inactive", "failed"):
+        commands.append(StringCommand("systemctl", "stop", "--", QuoteString(name)))
+
+    if not commands:
+        host.noop(f"{name} is as it should be")
+    yield from commands

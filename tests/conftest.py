@@ -1,0 +1,31 @@
+"""What all tests share: where the lab cannot run, its tests are left out, and a line says so."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+LAB_TESTS = Path(__file__).parent / "lab"
+# For everything the lab does: `python -m lab` as root.
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+
+
+def lab_can_run() -> bool:
+    """Linux and a way to be root. Programs that are missing are no excuse: `make test` installs them."""
+    return sys.platform == "linux" and (not AS_ROOT or shutil.which("sudo") is not None)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    # tests/verify is about live nodes; tests/lab runs it inside the lab, `make validate` against production.
+    if collection_path == LAB_TESTS and not lab_can_run():
+        return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not lab_can_run():
+        terminalreporter.write_line(
+            "left out: tests/lab boots nodes, which takes Linux and root; in a Linux VM with sudo it runs"
+        )

@@ -1,0 +1,107 @@
+"""A lab of the tests' own: it stands beside one that somebody uses, and is taken down at the end."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import AS_ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"OKOME_LAB": "test", "PYINFRA_PROGRESS": "off"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of pyinfra: exit status, everything it printed, and its own counts per operation."""
+
+    status: int
+    output: str
+    changed: int
+    errors: int
+
+
+class Lab:
+    """The commands that a person would type."""
+
+    def command(self, *words: str) -> list[str]:
+        keep = [] if not AS_ROOT else ["env", *(f"{key}={ENVIRONMENT[key]}" for key in ("OKOME_LAB",))]
+        return [*AS_ROOT, *keep, sys.executable, "-m", "lab", *words]
+
+    def __call__(self, *words: str, timeout: float = 300, check: bool = True) -> str:
+        done = subprocess.run(
+            self.command(*words),
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"lab {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout if check else done.stdout + done.stderr
+
+    def fresh(self, suite: str = "bookworm", manager: str = "networkmanager", node: str = "cn01") -> str:
+        """A bare node; its DHCP address."""
+        self("up", node, "--fresh", "--suite", suite, "--manager", manager, timeout=1500)
+        return self.address(node)
+
+    def address(self, node: str = "cn01") -> str:
+        """Where SSH answers now."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            address: str | None = json.loads(self("status", "--json"))["nodes"][node]["address"]
+            if address:
+                return address
+        raise AssertionError(f"{node} answers nowhere")
+
+    def execute(self, *words: str, node: str = "cn01", check: bool = True) -> str:
+        """As root inside the node."""
+        return self("exec", node, "--", *words, check=check)
+
+    def pyinfra(self, *words: str) -> list[str]:
+        return self.command("run", "--", "pyinfra", "inventory.py", *words)
+
+    def deploy(
+        self, *words: str, deploy: str = "deploys/cn01.py", address: str | None = None, timeout: float = 400
+    ) -> Run:
+        """Run a deploy to its end; `address` where it is not the final one."""
+        where = ["--data", f"ssh_hostname={address}"] if address else []
+        done = subprocess.run(
+            self.pyinfra(deploy, "--json", *where, *(words if "--dry" in words else ("-y", *words))),
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        results = json.loads(done.stdout)["results"] if done.stdout.startswith("{") else None
+        totals = results["totals"] if results else {}
+        return Run(
+            done.returncode,
+            done.stdout + done.stderr,
+            changed=totals.get("success", -1),
+            errors=totals.get("error", -1),
+        )
+
+    def verify(self, *words: str) -> None:
+        """testinfra's word on the finished node, as an operator asks for it."""
+        pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", "cn01"]
+        self("run", "--", *pytest, *words, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    lab = Lab()
+    lab("down")  # of a run that was killed
+    yield lab
+    lab("down")
