@@ -1,7 +1,7 @@
-"""nginx of both suites without a node: Debian's packages unpacked, in a private network with the LAN's addresses.
+"""nginx of both suites without a node: Debian's packages, unpacked, in a private network with real addresses.
 
-The rendered templates land at their real paths, and nginx listens on its real port: nothing of the configuration
-is changed for the test. Needs Linux, root and mmdebstrap (or, for the suite of this machine alone, its nginx).
+The rendered templates land at their real paths, and nginx listens on its real port: nothing of the
+configuration is changed for the test. Needs Linux, root and mmdebstrap.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ from typing import Any
 
 from group_data import frontends
 from lab import origin
-from operations.frontend_values import frontend_values, render
+from operations.config_set import rendered
+from operations.nginx import PROBE_FLAG, nginx_config
 
 SUITES = ("bookworm", "trixie")
 FRONTEND, ORCHESTRATOR, STRANGER = "192.168.86.20", "192.168.86.25", "203.0.113.7"
 CLONE_NEWNET = 0x40000000
 PACKAGES = "nginx,libc6,base-files,libcrypt1"
-TEMPLATES = Path(__file__).parents[1] / "templates"
+REPOSITORY = Path(__file__).parents[1]
 
 
 def why_not() -> str:
@@ -85,17 +86,9 @@ class Box:
 
     def __init__(self, suite: str, **changed: Any) -> None:
         self.suite = suite
-        version = "1.22.1" if suite == "bookworm" else "1.26.3"
-        data = {name: value for name, value in vars(frontends).items() if not name.startswith("_")}
-        self.values = frontend_values(
-            {**data, **changed},
-            node="CN00",
-            address=FRONTEND,
-            lan="192.168.86.0/24",
-            orchestrator=f"{ORCHESTRATOR}:8000",
-            nginx_version=version,
-        )
-        self.files: dict[str, str] = render(TEMPLATES, "etc/nginx", self.values)
+        self.data = {**vars(frontends), "address": FRONTEND, "lan_prefix_length": 24, **changed}
+        contents = rendered(nginx_config(suite, "CN00", self.data), self.data)
+        self.files = {path: text.decode() for path, text in contents.items() if text is not None}
         self.stack = contextlib.ExitStack()
         self.control = Path()
         self.nginx: subprocess.Popen[bytes] | None = None
@@ -131,8 +124,9 @@ class Box:
         self.inside = inside / "root"
         (self.root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/false\n")
         (self.root / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
-        (self.root / "var/cache/nginx").mkdir(parents=True, exist_ok=True)
-        self.flag = self.root / self.values["probe_flag"].lstrip("/")
+        for folder in ("var/cache/nginx", "var/log/nginx/okome"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self.flag = self.root / PROBE_FLAG.lstrip("/")
         self.flag.parent.mkdir(parents=True)
         for path in self.root.glob("etc/nginx/sites-enabled/*"):
             path.unlink()
@@ -142,7 +136,7 @@ class Box:
 
     def _enter_network(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{self.holder.pid}/ns/net") as network:
+        with Path(f"/proc/{self.holder.pid}/ns/net").open() as network:
             if libc.setns(network.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
 
@@ -165,7 +159,7 @@ class Box:
             target.write_text(text)
 
     def command(self, *words: str) -> list[str]:
-        """`words` as root inside: nsenter and chroot exec, so the process's id is that of the program itself."""
+        """`words` as root inside. nsenter and chroot exec: the process started is the program itself."""
         inside = [
             "nsenter",
             f"--net=/proc/{self.holder.pid}/ns/net",
@@ -184,7 +178,7 @@ class Box:
         """Origin and nginx, ready to answer."""
         enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", sys.executable, "-m", "lab.origin"]
         listen = ["--listen", f"{ORCHESTRATOR}:8000", "--control", str(self.control)]
-        server = subprocess.Popen([*enter, *listen], cwd=TEMPLATES.parent)
+        server = subprocess.Popen([*enter, *listen], cwd=REPOSITORY)
         self.stack.callback(self.end, server)
         self.start_nginx()
         self.wait_for(ORCHESTRATOR, 8000)
@@ -232,10 +226,12 @@ class Box:
         body: bytes | Iterator[bytes] | None = None,
         host: str = FRONTEND,
         source: str = "",
+        timeout: float = 20,
     ) -> Iterator[http.client.HTTPResponse]:
         """A request whose response is read by the caller."""
         connection = http.client.HTTPConnection(host)
         connection.sock = self.connect(source=source)
+        connection.sock.settimeout(timeout)
         try:
             connection.putrequest(
                 method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {})
