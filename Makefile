@@ -1,41 +1,68 @@
-# The only commands a newcomer needs. `make help` prints them.
+# The only commands a newcomer needs. `make` prints them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
-# The lab and its tests need root; everything else runs as you.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,XDG_CACHE_HOME,SSL_CERT_FILE)
+# Namespaces, mounts and apt take root; everything else runs as you.
+KEEP := OKOME_LAB,XDG_CACHE_HOME,SSL_CERT_FILE
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP))
+LINUX := $(filter Linux,$(shell uname -s))
 
-.PHONY: help setup demo test lint validate secrets bench down lock
+.PHONY: help setup tools demo test lint validate secrets bench down lock
 
 help: ## this table
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.complete ## the Python environment (.venv), enough to deploy to real nodes
+setup: .venv/.complete ## the Python environment in .venv: enough to deploy to real nodes
 .venv/.complete: requirements.txt requirements-uv.txt
 	@if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
-	  echo "setup: Debian keeps Python's venv in its own package; installing python3-venv (apt)"; \
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update -q && apt-get install -qy --no-install-recommends python3-venv ca-certificates'; \
+	  echo "setup: installing python3-venv, which Debian keeps apart from Python$(if $(SUDO), (sudo))"; \
+	  $(SUDO) apt-get update -q; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv ca-certificates; \
 	fi
-	@echo "setup: uv (from PyPI, hash-checked) makes .venv from requirements.txt"
+	@echo "setup: .venv from requirements.txt, by uv (both checked by hash)"
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@.uv/bin/uv venv -q --clear --python "$$(.uv/bin/python -c 'import sys; print(sys._base_executable)')" .venv
 	@.uv/bin/uv pip sync -q --python $(PY) --require-hashes requirements.txt
 	@touch $@
 
-lock: ## recompile the hashed requirements from pyproject.toml
-	.uv/bin/uv pip compile -q pyproject.toml --all-extras --group deploy --group test --group lint --group bench --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -o requirements.txt
+tools: setup # the Debian packages that the lab and the tests call
+ifneq ($(LINUX),)
+	@missing=$$($(PY) -m lab packages); if [ -n "$$missing" ]; then \
+	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
+	  $(SUDO) apt-get update -q; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+endif
+
+demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: namespaces, mounts)
+	@test -z "$(SUDO)" || echo "demo: sudo, for namespaces and mounts"
+	@$(SUDO) $(PY) -m lab.demo
+
+test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
+	@$(PY) -m pytest
 
 lint: setup ## ruff, strict mypy
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy .
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy .
 
-test: lint ## lint and all tests
-	$(PY) -m pytest
-
-secrets: setup ## random secrets into secrets.toml (0600, git-ignored); keeps the ones that are there
+secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 	@$(PY) -m console.secrets
+
+validate: setup ## testinfra against the live nodes of inventory.py
+	@$(PY) -m pytest tests/verify
+
+bench: tools ## every benchmark, beside what it is compared with
+	@for file in bench/[a-z]*.py; do name=$$(basename $$file .py); \
+	  case $$name in measure) ;; *) $(SUDO) $(PY) -m bench $$name ;; esac; done
+
+down: ## remove every trace of the lab from this machine
+	@test ! -e .venv || $(SUDO) $(PY) -m lab down
+
+lock: setup # recompile the hashed requirements from pyproject.toml
+	@.uv/bin/uv pip compile -q pyproject.toml --all-extras --group deploy --group test --group lint --group bench \
+	  --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  -o requirements.txt

@@ -7,6 +7,7 @@ must not depend on a node that it does not touch. So a deploy named after a host
 from pathlib import Path
 
 import click
+from pyinfra.api.exceptions import PyinfraError
 
 Host = tuple[str, dict[str, str]]
 
@@ -20,13 +21,19 @@ _frontends = [_host("cn00", "192.168.86.20")]
 _backends = [_host("cn01", "192.168.86.19")]
 
 
-def _asked(hosts: list[Host]) -> list[Host]:
-    """The hosts that the deploys on pyinfra's command line are about."""
+def _asked() -> set[str]:
+    """The hosts that pyinfra's command line is about; all of them when something else reads this file."""
+    every = {name for name, _ in _frontends + _backends}
     context = click.get_current_context(silent=True)
-    deploys = {Path(word).stem for word in (context.params.get("operations") or ())} if context else set()
-    named = {name for name, _ in _frontends + _backends if name in deploys}
-    return [host for host in hosts if not named or host[0] in named]
+    words = context.params if context else {}
+    asked = every & {Path(word).stem for word in words.get("operations") or ()} or every
+    one_place = any(str(word).startswith("ssh_hostname=") for word in words.get("data") or ())
+    if one_place and len(asked) > 1 and not words.get("limit"):
+        raise PyinfraError(
+            "--data ssh_hostname= is where one node answers: run the deploy of that name, or --limit"
+        )
+    return asked
 
 
-frontends = _asked(_frontends)
-backends = _asked(_backends)
+frontends = [host for host in _frontends if host[0] in _asked()]
+backends = [host for host in _backends if host[0] in _asked()]

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, TypedDict
 
-from pyinfra.api.facts import FactBase
+from pyinfra.api import FactBase
 
 # The one file that is ours, for each way of configuring an interface.
 NETWORKMANAGER = "/etc/NetworkManager/system-connections/okome-lan.nmconnection"

@@ -22,14 +22,14 @@ class UnitState:
 
 
 def parse(names: tuple[str, ...], output: list[str]) -> dict[str, UnitState]:
-    """Blocks of `systemctl show` in the order asked for, one empty line between two; then `stamp FILE:DIGEST`
-    lines."""
+    """Blocks of `systemctl show` in the order asked for, one empty line between two; then `FILE:DIGEST`
+    lines of the stamps."""
     blocks: list[dict[str, str]] = [{}]
     stamps: dict[str, dict[str, str]] = {}
     for line in output:
-        if line.startswith("stamp "):
-            file, _, digest = line.removeprefix("stamp ").rpartition(":")
-            unit, _, action = file.rpartition("/")[2].rpartition(".")
+        if line.startswith(f"{APPLIED}/"):
+            file, _, digest = line.removeprefix(f"{APPLIED}/").rpartition(":")
+            unit, _, action = file.rpartition(".")
             stamps.setdefault(unit, {})[action] = digest
         elif line:
             key, _, value = line.partition("=")
@@ -66,7 +66,7 @@ class UnitStates(FactBase[dict[str, UnitState]]):
         quoted = " ".join(shlex.quote(unit) for unit in units)
         return (
             f"systemctl show --no-pager -p {PROPERTIES} -- {quoted} && "
-            f'{{ for f in {APPLIED}/*; do test -f "$f" && echo "stamp $f:$(head -n 1 "$f")"; done; true; }}'
+            f"{{ grep -s -H -m 1 '' {APPLIED}/*; true; }}"
         )
 
     @staticmethod

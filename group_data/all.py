@@ -18,8 +18,8 @@ def _transport(sock: socket.socket, **arguments: Any) -> paramiko.Transport:
 ssh_user = "ncadmin"
 _sudo = True
 # OKOME_SSH_KEY and OKOME_KNOWN_HOSTS are for those who keep them elsewhere than in ~/.ssh (the lab does).
-ssh_key = os.environ.get("OKOME_SSH_KEY")
-ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS")
+ssh_key = os.environ.get("OKOME_SSH_KEY", "")
+ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS", "")
 # pyinfra's own `_timeout` does not bound a dead link; the channel's does. Seconds.
 ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout": 30}
 

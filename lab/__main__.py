@@ -106,6 +106,11 @@ def down(_: argparse.Namespace) -> int:
     return 0
 
 
+def packages(_: argparse.Namespace) -> int:
+    print(" ".join(machine.missing_packages()))
+    return 0
+
+
 def _remove_empty(directory: Path) -> None:
     if directory.is_mount():  # `ip netns add` made it one
         machine.run(["umount", directory])
@@ -157,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("power", power, "off, on, cut (a power loss) or reboot")
     added.add_argument("node", metavar="NODE")
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
+    command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")
     return parser
 

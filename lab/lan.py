@@ -175,14 +175,7 @@ def _ancestors() -> set[int]:
 def _wait_until_gone(pids: list[str], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     own = _ancestors()
-    while any(Path("/proc", pid).exists() and int(pid) not in own and not _zombie(pid) for pid in pids):
+    while any(int(pid) not in own and not machine.ended(int(pid)) for pid in pids):
         if time.monotonic() > deadline:
             raise LabError(f"processes of the lab do not end: {' '.join(pids)}.")
         time.sleep(0.02)
-
-
-def _zombie(pid: str) -> bool:
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True

@@ -81,6 +81,12 @@ def in_lan(*command: str | Path) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{namespace()}", *map(str, command)]
 
 
+def missing_packages() -> list[str]:
+    """The Debian packages that bring what the lab needs and this machine lacks."""
+    packages = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
+    return sorted(packages | (set() if KEYRING.exists() else {"debian-archive-keyring"}))
+
+
 def missing() -> list[str]:
     """Why the lab cannot run here: one clause for each thing that is missing; empty if it can."""
     reasons = []
@@ -88,10 +94,7 @@ def missing() -> list[str]:
         return [f"it needs Linux, and this is {os.uname().sysname}"]
     if os.geteuid() != 0:
         reasons.append("it needs root (namespaces, mounts)")
-    packages = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
-    if not KEYRING.exists():
-        packages.append("debian-archive-keyring")
-    if packages:
+    if packages := missing_packages():
         reasons.append(f"programs are missing: apt-get install {' '.join(packages)}")
     if "overlay" not in Path("/proc/filesystems").read_text() and shutil.which("modprobe"):
         subprocess.run(["modprobe", "overlay"], check=False, capture_output=True, timeout=30)
@@ -116,6 +119,14 @@ def require() -> None:
                 f"the disk under {directory} has {free / 1024**3:.1f} GB free;"
                 f" the lab needs {DISK_NEEDED / 1024**3:.0f} GB."
             )
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for somebody to take note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def systemd_booted() -> bool:

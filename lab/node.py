@@ -125,7 +125,7 @@ class Node:
         """The process that keeps the node running, or None."""
         try:
             pid, started = (self.home / "supervisor").read_text().split()
-            return int(pid) if _started(int(pid)) == started else None
+            return int(pid) if _started(int(pid)) == started and not machine.ended(int(pid)) else None
         except (FileNotFoundError, ProcessLookupError):
             return None
 
@@ -186,6 +186,8 @@ class Node:
         if self.supervisor is not None:
             return
         machine.remove_cgroups(self.label)
+        # The kernel takes a dead node's link away in its own time, and the next one wants the name.
+        machine.run(["ip", "-n", machine.namespace(), "link", "del", f"vb-{self.name}"], check=False)
         scope, groups = [], machine.cgroups(self.label)
         if machine.systemd_booted():
             scope = [
@@ -254,20 +256,13 @@ class Node:
 
     def _wait_for_end(self, supervisor: int | None, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while (supervisor and self._alive(supervisor)) or any(
-            _members(group) for group in machine.cgroups(self.label)
-        ):
+        groups = machine.cgroups(self.label)
+        while (supervisor and not machine.ended(supervisor)) or any(map(_members, groups)):
             if time.monotonic() > deadline:
                 raise LabError(f"{self.name} did not stop within {seconds:.0f} s.")
             time.sleep(0.02)
         (self.home / "supervisor").unlink(missing_ok=True)
         machine.remove_cgroups(self.label)
-
-    @staticmethod
-    def _alive(pid: int) -> bool:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        return Path("/proc", str(pid)).exists()
 
     def destroy(self) -> None:
         """Power cut, keep its downloads for the next node, remove its disk."""

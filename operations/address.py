@@ -12,16 +12,21 @@ from typing import Any, NamedTuple
 
 import gevent
 from paramiko import SSHException
-from pyinfra import logger
+from pyinfra import host, logger
+from pyinfra.api import (
+    FunctionCommand,
+    Host,
+    OperationError,
+    OperationValueError,
+    QuoteString,
+    State,
+    StringCommand,
+    operation,
+)
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
-from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
-from pyinfra.api.exceptions import ConnectError, OperationError, OperationValueError
-from pyinfra.api.host import Host
-from pyinfra.api.operation import operation
-from pyinfra.api.state import State
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput
-from pyinfra.context import host
 
 from facts.network import (
     DHCPCD,
@@ -31,12 +36,18 @@ from facts.network import (
     NETWORKD,
     NETWORKMANAGER,
     DefaultInterface,
+    File,
     Interface,
 )
+from operations.config_set import TEMPLATES, ConfigFile, ConfigSet, transaction
 
-ROOT = Path(__file__).parents[1]
+SOURCES = {
+    GUARD: Path(__file__).resolve().parents[1] / "okome/address_guard.py",
+    GUARD_UNIT: TEMPLATES / GUARD_UNIT.lstrip("/"),
+}
+GUARD_FILES = ConfigSet((ConfigFile(GUARD, mode="755"), ConfigFile(GUARD_UNIT)))
 MANAGED = "# Managed by the okome repository (operations/address.py); changes made here are lost."
-BEGIN, END = f"{MANAGED}", "# End of what the okome repository manages."
+BEGIN, END = MANAGED, "# End of what the okome repository manages."
 # sysexits: EX_TEMPFAIL, the guard's "not applied yet".
 NOT_YET = 75
 
@@ -318,31 +329,21 @@ class Move:
 
     def install_guard(self, now: Interface) -> None:
         """Upload the guard and its boot unit, where they are not what they are here."""
-        unit = GUARD_UNIT.rpartition("/")[2]
-        for path, source, mode in (
-            (GUARD, ROOT / "okome/address_guard.py", "755"),
-            (GUARD_UNIT, ROOT / "templates" / GUARD_UNIT[1:], "644"),
-        ):
-            content = source.read_text()
-            there = now["files"].get(path)
-            digest = hashlib.sha256(content.encode()).hexdigest()
-            if not (there and (there["mode"], there["owner"], there["sha256"]) == (mode, "root", digest)):
-                self.put(path, content, mode)
-        if not now["guard_enabled"] or GUARD_UNIT not in now["files"]:
-            self.check(f"systemctl daemon-reload && systemctl enable --quiet {unit}")
-
-    def put(self, path: str, content: str, mode: str) -> None:
-        """Upload a file: aside, under a name nobody can guess, then in place in one step."""
-        directory = path.rpartition("/")[0]
-        self.check(
-            f"mkdir -p {directory} && new=$(mktemp {directory}/.okome-XXXXXXXX) && cat >$new"
-            f" && chmod {mode} $new && sync $new && mv $new {path}",
-            stdin=content,
+        contents = {path: source.read_bytes() for path, source in SOURCES.items()}
+        files = tuple(
+            file
+            for file in GUARD_FILES.files
+            if now["files"].get(file.path)
+            != File(mode=file.mode, owner=file.owner, sha256=hashlib.sha256(contents[file.path]).hexdigest())
         )
+        if files:
+            self.check("python3 -I -", *GUARD_FILES.paths, stdin=transaction(GUARD_FILES, contents, files))
+        if files or not now["guard_enabled"]:
+            self.check("systemctl daemon-reload && systemctl enable --quiet", GUARD_UNIT.rpartition("/")[2])
 
-    def check(self, command: str, stdin: str | None = None) -> None:
+    def check(self, *command: str, stdin: str | None = None) -> None:
         """Run a command that has to work."""
-        done, output = self.ask(command, stdin=stdin)
+        done, output = self.ask(*command, stdin=stdin)
         if not done:
             raise AddressError(f"nothing was changed: {_said(output)}")
 

@@ -30,24 +30,23 @@ CHECKERS = {
         case $said in *'[warn]'*) printf '%s\n' "$said"; exit 1 ;; esac
     """,
     "fstab": "exec findmnt --verify --tab-file /etc/fstab",
-    # A real start: configuration and ACL file are parsed by the server itself. It listens on a socket of its
-    # own only. "NOAUTH" is the answer of a server that is up and does not know us.
+    # A real start: the server itself parses its configuration ($1) and its users ($2). It listens on a socket
+    # of its own only. "NOAUTH" is the answer of a server that is up and does not know us.
     "redis": r"""
         exec runuser -u redis -- sh -c '
-            scratch=$(mktemp -d) && cd "$scratch" && grep -v "^#" /etc/redis/users.acl >users.acl || exit 1
-            redis-server /etc/redis/redis.conf --aclfile "$scratch/users.acl" --dir "$scratch" \
+            scratch=$(mktemp -d) && cd "$scratch" && sed "s/^#.*//" "$2" >users.acl || exit 1
+            redis-server "$1" --aclfile "$scratch/users.acl" --dir "$scratch" \
                 --port 0 --unixsocket "$scratch/s" --unixsocketperm 700 \
                 --daemonize no --supervised no --pidfile "" --logfile "" >log 2>&1 &
-            server=$! tries=0 answer=
+            server=$! tries=0
             trap "kill -9 $server 2>/dev/null; rm -rf \"$scratch\"" EXIT
             while kill -0 $server 2>/dev/null && [ $((tries += 1)) -le 200 ]; do
-                answer=$(timeout 5 redis-cli -s s ping 2>&1)
-                case $answer in PONG | NOAUTH*) exit 0 ;; esac
+                case $(timeout 5 redis-cli -s s ping 2>&1) in PONG | NOAUTH*) exit 0 ;; esac
                 sleep 0.05
             done
             cat log
             exit 1
-        '
+        ' check "$@"
     """,
     # Of unit files and drop-ins: what systemd says about them. A unit that is not installed yet can't be
     # read; `unit` checks again before it applies the set.

@@ -64,18 +64,17 @@ def due(state: UnitState, wanted: dict[str, str]) -> str | None:
 
 
 def boot_command(state: UnitState, enabled: bool | None) -> str | None:
-    """What has to be said so that the unit starts at boot, or does not. A unit without an [Install] section
-    (static, generated …) can be told nothing."""
-    if enabled is None or state.file not in (
-        "enabled",
-        "enabled-runtime",
-        "disabled",
-        "masked",
-        "masked-runtime",
-        "",
-    ):
+    """What has to be said so that the unit starts at boot, or does not: "enable", "disable" or nothing.
+
+    A unit without an [Install] section (static, generated …) can be told nothing; one that does not exist
+    does not start. What is under a mask is not known.
+    """
+    masked = state.file in ("masked", "masked-runtime")
+    if enabled is None or (not masked and state.file not in ("enabled", "enabled-runtime", "disabled", "")):
         return None
-    return None if enabled == (state.file == "enabled") else ("enable" if enabled else "disable")
+    if enabled:
+        return None if state.file == "enabled" else "enable"
+    return None if state.file in ("disabled", "") else "disable"
 
 
 @operation()
@@ -133,25 +132,26 @@ def unit(
     if wanted and not running:
         raise OperationError(f"{name}: only a unit that should run can be restarted or reloaded")
 
-    commands: list[StringCommand] = []
+    action = due(state, wanted) if state.active == "active" else "start"
+    told = ["reload"] if action == "reload" else list(wanted) if action and running else []
+    applied = [one for key in told for one in sets[key]]
+    paths = [path for one in applied for path in one.paths]
+
+    commands = [_check(one) for one in applied if one.check]
     if state.load == "masked":
         commands.append(StringCommand("systemctl", "unmask", "--", QuoteString(name)))
-    if state.need_daemon_reload:
+    # systemd itself does not notice the first drop-in of a unit: NeedDaemonReload stays "no".
+    if state.need_daemon_reload or any(path.startswith("/etc/systemd/system/") for path in paths):
         commands.append(StringCommand("systemctl", "daemon-reload"))
     at_boot = boot_command(state, enabled)
     if at_boot:
         commands.append(StringCommand("systemctl", at_boot, "--", QuoteString(name)))
-
-    action = due(state, wanted) if state.active == "active" else "start"
     if running and action:
-        told = ["reload"] if action == "reload" else list(wanted)
-        checks = [one for key in told for one in sets[key] if one.check]
-        commands = [_check(one) for one in checks] + commands
         # "restart" for a start too: it also ends a unit that is just about to try again with what was there.
         commands.append(shell(TELL, name, "reload" if action == "reload" else "restart", str(patience)))
         for key in told:
-            paths = [path for one in sets[key] for path in one.paths]
-            commands.append(shell(STAMP, f"{APPLIED}/{name}.{key}", wanted[key], *paths))
+            covered = [path for one in sets[key] for path in one.paths]
+            commands.append(shell(STAMP, f"{APPLIED}/{name}.{key}", wanted[key], *covered))
     elif running is False and state.active not in ("inactive", "failed"):
         commands.append(StringCommand("systemctl", "stop", "--", QuoteString(name)))
 

@@ -1,11 +1,18 @@
 """What all tests share: where the lab cannot run, its tests are left out, and a line says so."""
 
+import importlib
 import os
 import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+# pyinfra's command line makes threads, sockets and subprocesses of the whole process cooperative (gevent) as
+# soon as it is imported, and pyinfra_testing imports it. Tests of asyncio code run in this process, too.
+with mock.patch("gevent.monkey.patch_all"):
+    importlib.import_module("pyinfra_cli")
 
 LAB_TESTS = Path(__file__).parent / "lab"
 # For everything the lab does: `python -m lab` as root.

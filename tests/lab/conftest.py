@@ -70,12 +70,18 @@ class Lab:
         return self.command("run", "--", "pyinfra", "inventory.py", *words)
 
     def deploy(
-        self, *words: str, deploy: str = "deploys/cn01.py", address: str | None = None, timeout: float = 400
+        self,
+        *words: str,
+        deploy: str = "deploys/cn01.py",
+        address: str | None = None,
+        env: tuple[str, ...] = (),
+        timeout: float = 400,
     ) -> Run:
-        """Run a deploy to its end; `address` where it is not the final one."""
+        """Run a deploy to its end; `address` where it is not the final one, with env(1)'s words"""
         where = ["--data", f"ssh_hostname={address}"] if address else []
+        options = ["--json", *where, *(words if "--dry" in words else ("-y", *words))]
         done = subprocess.run(
-            self.pyinfra(deploy, "--json", *where, *(words if "--dry" in words else ("-y", *words))),
+            self.command("run", "--", "env", *env, "pyinfra", "inventory.py", deploy, *options),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,

@@ -82,5 +82,5 @@ def test_nothing_has_failed(node: Host) -> None:
 
 
 def test_nothing_of_a_deploy_is_left_behind(node: Host) -> None:
-    assert node.check_output("find /etc /usr/local -name '.*okome-*'") == ""
+    assert node.check_output("find /etc /usr/local -name '.*okome-*' -o -name '.*.okome.dpkg-*'") == ""
     assert node.check_output("ls -A /tmp | grep -c pyinfra || true") == "0"

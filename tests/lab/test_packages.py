@@ -1,0 +1,99 @@
+"""apt in somebody else's hands, an upgrade that would ask, a reboot that is required."""
+
+import pytest
+
+from tests.lab.conftest import Lab
+
+# Holds both locks an apt run takes, for 20 s, as another apt would (fcntl, not flock).
+HOLD = """
+import fcntl, time
+locks = [open(path, "w") for path in ("/var/lib/apt/lists/lock", "/var/lib/dpkg/lock-frontend")]
+for lock in locks:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(20)
+"""
+
+# A newer dhcpcd-base whose dhcpcd.conf differs from the one it replaced, in a repository on the node.
+NEWER = r"""
+set -e
+mkdir -p /srv/newer && cd /srv/newer
+apt-get -q download dhcpcd-base
+dpkg-deb -R dhcpcd-base_*.deb new && rm dhcpcd-base_*.deb
+sed -i 's/^Version:.*/Version: 9:99/' new/DEBIAN/control
+echo '# shipped by the newer package' >> new/etc/dhcpcd.conf
+(cd new && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | xargs -0 md5sum > DEBIAN/md5sums)
+dpkg-deb -q -b new newer.deb && rm -r new
+{ dpkg-deb -f newer.deb; echo "Filename: ./newer.deb"; echo "Size: $(stat -c %s newer.deb)"
+  echo "SHA256: $(sha256sum newer.deb | cut -d' ' -f1)"; } > Packages
+echo 'deb [trusted=yes] file:/srv/newer ./' > /etc/apt/sources.list.d/newer.list
+"""
+
+UPGRADE = "deploys/upgrade.py"
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Lab:
+    lab.fresh()
+    return lab
+
+
+def test_waits_while_another_apt_holds_the_locks(node: Lab) -> None:
+    node.execute("systemd-run", "--quiet", "--unit=holder", "python3", "-c", HOLD)
+    run = node.deploy(address=node.address())
+    assert run.status == 0, run.output
+    assert "E: Could not get lock" not in run.output
+    # It was really held while the deploy got there: the packages are younger than the holder's end.
+    ended = node.execute("systemctl", "show", "-P", "ActiveExitTimestampMonotonic", "holder")
+    installed = node.execute("stat", "-c", "%Y", "/var/lib/dpkg/info/redis-server.list")
+    released = node.execute("sh", "-c", "journalctl -u holder -o short-unix | tail -n 1 | cut -d. -f1")
+    assert ended.strip() != "0" or released.strip()
+    assert int(installed) >= int(released)
+
+
+def test_upgrade_keeps_a_configuration_file_that_was_edited(node: Lab) -> None:
+    edited = node.execute("cat", "/etc/dhcpcd.conf")
+    assert "a local edit" in edited
+    node.execute("sh", "-c", NEWER)
+    node.execute("rm", "-f", "/var/lib/okome/lists-fetched")  # an hour has passed
+    run = node.deploy("--limit", "cn01", deploy=UPGRADE)
+    assert run.status == 0, run.output
+    assert node.execute("dpkg-query", "-W", "-f", "${Version}", "dhcpcd-base") == "9:99"
+    assert node.execute("cat", "/etc/dhcpcd.conf") == edited
+    again = node.deploy("--limit", "cn01", deploy=UPGRADE)
+    assert (again.status, again.changed) == (0, 0), again.output
+
+
+def test_upgrade_reboots_where_that_is_required(node: Lab) -> None:
+    before = node.execute(
+        "cat", "/proc/sys/kernel/random/boot_id", "/run/systemd/systemd-units-load", check=False
+    )
+    node.execute("touch", "/run/reboot-required", "/run/since-this-boot")
+    run = node.deploy("--limit", "cn01", deploy=UPGRADE)
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert "reboot: /run/reboot-required exists" in run.output
+    assert "No such file" in node.execute("ls", "/run/since-this-boot", check=False), before
+    assert node.address() == "192.168.86.19"
+    node.verify()
+
+
+def test_upgrade_names_what_did_not_start(node: Lab) -> None:
+    node.execute("sh", "-c", "systemd-run --quiet --unit=doomed false; sleep 1; systemctl --failed")
+    run = node.deploy("--limit", "cn01", deploy=UPGRADE)
+    assert run.status == 1
+    assert "units have failed: doomed.service" in run.output
+    node.execute("systemctl", "reset-failed", "doomed")
+
+
+def test_interrupted_dpkg_is_brought_to_its_end(node: Lab) -> None:
+    """As a power cut leaves it: unpacked, not configured."""
+    node.execute(
+        "sh",
+        "-c",
+        "cd /tmp && apt-get -q download logrotate && dpkg --unpack logrotate_*.deb && rm logrotate_*",
+    )
+    assert node.execute("dpkg", "--audit") != ""
+    run = node.deploy()
+    assert run.status == 0, run.output
+    assert node.execute("dpkg", "--audit") == ""
+    assert node.deploy().changed == 0
