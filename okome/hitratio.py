@@ -72,14 +72,11 @@ class Totals:
             except (ValueError, KeyError, TypeError):
                 self.unreadable += 1
                 continue
+            count = self.locations.get(location, Count())
             if status in HITS:
-                self.locations[location] = self.locations.get(location, Count()) + Count(
-                    hits=1, hit_bytes=size
-                )
+                self.locations[location] = count + Count(hits=1, hit_bytes=size)
             elif status in MISSES:
-                self.locations[location] = self.locations.get(location, Count()) + Count(
-                    misses=1, miss_bytes=size
-                )
+                self.locations[location] = count + Count(misses=1, miss_bytes=size)
 
 
 def read(path: Path, totals: Totals) -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Watches the orchestrator's health and tells nginx through a flag file; a systemd service on each frontend.
 
-    probe.py --url http://192.168.86.25:8000/health --flag /run/okome/upstream/down --interval 0.25 --timeout 1 …
+    probe.py --url http://192.168.86.25:8000/health --flag /run/okome/upstream/down …
 
 The flag is there while the orchestrator is down; nginx looks for it on every request. It lives in RAM, and
 without it everything counts as up: so a probe that is stopped, or was never started, stops nothing.
@@ -62,13 +62,13 @@ async def ask(url: SplitResult) -> int:
         writer.transport.abort()
 
 
-async def probe(url: SplitResult, timeout: float) -> str:
-    """Why the orchestrator is not healthy, in a few words; empty if it is. Takes `timeout` seconds at most."""
+async def probe(url: SplitResult, seconds: float) -> str:
+    """Why the orchestrator is not healthy, in a few words; empty if it is. Takes at most `seconds`."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             status = await ask(url)
     except TimeoutError:
-        return f"no answer within {timeout:g} s"
+        return f"no answer within {seconds:g} s"
     except (OSError, ValueError) as error:
         return str(error)
     return "" if 200 <= status < 300 else f"status {status}"
@@ -93,7 +93,7 @@ def set_flag(flag: Path, up: bool) -> None:
 
 
 async def watch(options: argparse.Namespace) -> None:
-    """Probes for ever. A flag that can't be set ends it with the OSError: systemd starts it again and says so."""
+    """Probes for ever. A flag that can't be set ends it with the OSError, and systemd starts it again."""
     health = Health()
     set_flag(options.flag, up=True)
     notify("READY=1\nSTATUS=up: not asked yet")

@@ -9,7 +9,7 @@ from pyinfra.api import DeployError, deploy
 
 from facts.machine import Machine
 from facts.memory import MemoryTotal
-from facts.nginx import NginxFiles
+from facts.nginx import NginxFile, NginxFiles
 from operations.config_set import ConfigFile, ConfigSet, config_set, host_data
 from operations.nginx import SITE, giving_way, kept_aside, nginx_config
 from operations.packages import packages
@@ -88,7 +88,8 @@ def frontend() -> None:
     """nginx: one site in front of the orchestrator, its cache, its logs."""
     suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
     nginx = nginx_config(suite, host.name.upper(), host_data())
-    old, aside = giving_way(host.get_fact(NginxFiles), nginx, host_data())
+    found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
+    old, aside = giving_way(found, nginx, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)
     service = ConfigSet(
         files=(ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf"),),
