@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import inventory
 from lab import LabError, lan, machine, tree
 from lab.node import MANAGERS, Node, run_in, say
 from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
@@ -18,6 +17,8 @@ from lab.operator import as_caller, environment, forget_hosts, prepare, public_k
 
 def known_nodes() -> list[str]:
     """The hosts of inventory.py: the lab boots what production has, under the same names."""
+    import inventory  # here, because it brings pyinfra along, and most commands of the lab need no host's name
+
     return sorted(name for name, _ in inventory.frontends + inventory.backends)
 
 

@@ -112,8 +112,7 @@ def require() -> None:
     if reasons := missing():
         raise LabError(f"the lab cannot run here: {'; '.join(reasons)}.")
     for directory in (state_dir(), cache_dir()):
-        directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(directory).free
+        free = shutil.disk_usage(next(path for path in (directory, *directory.parents) if path.exists())).free
         if free < DISK_NEEDED:
             raise LabError(
                 f"the disk under {directory} has {free / 1024**3:.1f} GB free;"

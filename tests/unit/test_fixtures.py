@@ -11,3 +11,5 @@ TestFileStates = make_fact_tests("facts", "files.FileStates", FIXTURES / "files.
 TestUnitStates = make_fact_tests("facts", "units.UnitStates", FIXTURES / "units.UnitStates")
 TestMemoryTotal = make_fact_tests("facts", "memory.MemoryTotal", FIXTURES / "memory.MemoryTotal")
 TestUnit = make_operation_tests("operations", "unit.unit", FIXTURES / "unit.unit")
+TestSysctl = make_fact_tests("facts", "sysctl.Sysctl", FIXTURES / "sysctl.Sysctl")
+TestSysctlOperation = make_operation_tests("operations", "sysctl.sysctl", FIXTURES / "sysctl.sysctl")

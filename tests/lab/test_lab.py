@@ -1,0 +1,135 @@
+"""The lab itself: its nodes are what a new Pi is, and it leaves the machine as it found it."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import LabError, machine
+from tests.conftest import AS_ROOT
+from tests.lab.conftest import ENVIRONMENT, ROOT, Lab
+
+
+def machine_state() -> dict[str, str]:
+    """What the lab could leave on the machine, apart from its cache."""
+    questions = {
+        "namespaces": "ls /run/netns 2>/dev/null | grep -x okome-probe",
+        "tables": "nft list tables | grep -w okome_probe",
+        "mounts": "grep okome-lab/probe /proc/mounts",
+        "groups": "find /sys/fs/cgroup -maxdepth 3 -name 'okome-probe-*'",
+        "state": "ls -d /var/lib/okome-lab/probe",
+        "processes": "ps -eo args | grep '[o]kome-lab/probe'",
+    }
+    return {
+        key: subprocess.run(
+            [*AS_ROOT, "sh", "-c", text], capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+        for key, text in questions.items()
+    }
+
+
+class Probe(Lab):
+    """A lab of another name, so that it can go up and down in the middle of the tests."""
+
+    def command(self, *words: str) -> list[str]:
+        return [*AS_ROOT, "env", "OKOME_LAB=probe", *super().command(*words)[len(AS_ROOT) :]]
+
+
+def test_bare_node_is_a_new_pi(lab: Lab) -> None:
+    address = lab.fresh()
+    assert address == "192.168.86.132"
+    assert lab.execute("hostname").strip() == "raspberrypi"
+    assert (
+        lab.execute("nmcli", "-g", "GENERAL.CONNECTION", "device", "show", "host0").strip()
+        == "Wired connection 1"
+    )
+    assert "(ALL) NOPASSWD: ALL" in lab.execute("sudo", "-l", "-U", "ncadmin")
+    assert "a local edit" in lab.execute("cat", "/etc/dhcpcd.conf")
+    for unit in ("avahi-daemon", "bluetooth"):
+        assert lab.execute("systemctl", "is-enabled", unit).strip() == "enabled"
+    assert "eth0" not in lab.execute("ip", "-br", "link")
+    assert lab.execute("dpkg", "-l").count("redis") == 0
+
+
+def test_up_keeps_what_is_there(lab: Lab) -> None:
+    lab.execute("touch", "/root/kept")
+    lab("up", "cn01")
+    assert lab.execute("ls", "/root").strip() == "kept"
+    assert "already is bookworm/networkmanager" in lab("up", "cn01", "--suite", "trixie", check=False)
+    lab.fresh()
+    assert lab.execute("ls", "/root").strip() == ""
+
+
+def test_run_is_inside_the_lan_and_returns_the_command_s_status(lab: Lab) -> None:
+    done = subprocess.run(lab.command("run", "--", "sh", "-c", "ip -br addr; exit 7"), cwd=ROOT, env=ENVIRONMENT,
+                          capture_output=True, text=True, check=False, timeout=60)  # fmt: skip
+    assert done.returncode == 7
+    assert "192.168.86.1/24" in done.stdout
+    # And the machine itself is not: nothing but a default route could take a packet for the LAN.
+    assert (
+        "192.168.86" not in subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
+    )
+
+
+def test_power(lab: Lab) -> None:
+    lab.execute("touch", "/run/this-boot")
+    lab("power", "cn01", "off")
+    assert "off" in lab("status")
+    assert "cn01 is off" in lab("exec", "cn01", "--", "true", check=False)
+    lab("power", "cn01", "on")
+    lab.execute("touch", "/run/this-boot")
+    lab("power", "cn01", "cut")
+    assert "off" in lab("status")
+    lab("power", "cn01", "on")
+    lab("power", "cn01", "reboot")
+    assert "No such file" in lab.execute("ls", "/run/this-boot", check=False)
+    assert lab.address() == "192.168.86.132"
+
+
+def test_nothing_is_left(lab: Lab) -> None:
+    """Also of an `up` that was killed half way; and the next one is not disturbed by it."""
+    probe = Probe()
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    probe("up", "cn01")
+    assert all(machine_state().values()), "this is how it looks while it is up"
+    run = subprocess.Popen(probe.command("up", "cn01", "--fresh"), cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+                           stderr=subprocess.DEVNULL)  # fmt: skip
+    time.sleep(1.0)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait(timeout=30)
+    probe("up", "cn01")
+    assert probe.execute("hostname").strip() == "raspberrypi"
+    probe("down")
+    left = machine_state()
+    assert not any(left.values()), left
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forwarding
+    probe("down")  # twice is no mistake
+
+
+def test_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabError, match="it needs root"):
+        machine.require()
+
+
+def test_programs_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LabError, match=r"apt-get install .*mmdebstrap .*systemd-container"):
+        machine.require()
+
+
+def test_disk_is_full(lab: Lab, tmp_path: Path) -> None:
+    """A cache on a file system of 64 MB: said before anything is made."""
+    probe = Probe()
+    script = f'mount -t tmpfs -o size=64m full {tmp_path} && export XDG_CACHE_HOME={tmp_path} && exec "$@"'
+    done = subprocess.run(
+        [*AS_ROOT, "unshare", "--mount", "sh", "-c", script, "sh", *probe.command("up", "cn01")[len(AS_ROOT) :]],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "has 0.1 GB free; the lab needs 2 GB" in done.stderr
+    left = machine_state()
+    assert not any(left.values()), left
