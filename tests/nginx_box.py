@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from group_data import frontends
-from lab import origin
+from lab import machine, origin
 from operations.config_set import rendered
 from operations.nginx import PROBE_FLAG, nginx_config
 
@@ -48,7 +48,7 @@ def why_not() -> str:
 @functools.cache
 def tree(suite: str) -> Path:
     """The suite's nginx and what it needs, unpacked from Debian's packages; kept in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "okome"
+    cache = machine.cache_dir()
     ready = cache / f"nginx-{suite}"
     if not ready.exists():
         cache.mkdir(parents=True, exist_ok=True)
