@@ -42,7 +42,7 @@ demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: n
 	@$(SUDO) $(PY) -m lab.demo
 
 test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup ## ruff, strict mypy
 	@.venv/bin/ruff check .

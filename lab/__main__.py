@@ -1,7 +1,6 @@
 """python -m lab: boots, reaches and powers the nodes of the lab."""
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
@@ -185,10 +184,8 @@ def main() -> int:
     try:
         if args.function not in (up, power, down) or os.geteuid() != 0:
             return int(args.function(args))
-        # One change of the lab at a time. The lock is on a folder, so that no lock file is left behind.
-        lock = os.open("/var/lib", os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return int(args.function(args))
+        with machine.alone():
+            return int(args.function(args))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

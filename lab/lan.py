@@ -30,10 +30,6 @@ def up() -> None:
         return
     down()
     machine.state_dir().mkdir(parents=True, exist_ok=True)
-    number = _free_number()
-    outside, inside = f"10.213.{number}.1", f"10.213.{number}.2"
-    # Written first: it is what `down` needs to undo the rest.
-    (machine.state_dir() / "uplink").write_text(f"okome-u{number}")
     machine.run(["ip", "netns", "add", space])
     for command in (
         "link set lo up",
@@ -42,9 +38,8 @@ def up() -> None:
         f"link set {BRIDGE} up",
     ):
         machine.run(["ip", "-n", space, *command.split()])
-    machine.run(
-        f"ip link add okome-u{number} type veth peer name uplink netns {space}".split(),
-    )
+    number = _add_uplink()
+    outside, inside = f"10.213.{number}.1", f"10.213.{number}.2"
     machine.run(["ip", "addr", "add", f"{outside}/30", "dev", f"okome-u{number}"])
     machine.run(["ip", "link", "set", f"okome-u{number}", "up"])
     machine.run(["ip", "-n", space, "addr", "add", f"{inside}/30", "dev", "uplink"])
@@ -110,15 +105,37 @@ def _table() -> str:
     return f"okome_{machine.name()}"
 
 
-def _free_number() -> int:
+def _add_uplink() -> int:
+    """A veth pair to the machine's namespace, under the first free number: its name and its network."""
     taken = {
         address["local"]
         for link in json.loads(machine.run(["ip", "-json", "addr"]))
         for address in link["addr_info"]
     }
     for number in range(86, 256):
-        if f"10.213.{number}.1" not in taken:
+        link = f"okome-u{number}"
+        if f"10.213.{number}.1" in taken or Path("/sys/class/net", link).exists():
+            continue
+        # Written first: it is what `down` needs. Another lab may take the number between look and leap.
+        (machine.state_dir() / "uplink").write_text(link)
+        with contextlib.suppress(LabError):
+            machine.run(
+                [
+                    "ip",
+                    "link",
+                    "add",
+                    link,
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    "uplink",
+                    "netns",
+                    machine.namespace(),
+                ]
+            )
             return number
+        (machine.state_dir() / "uplink").unlink()
     raise LabError("no free network 10.213.86.0/30 … 10.213.255.0/30 for the lab's way out.")
 
 

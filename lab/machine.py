@@ -1,10 +1,13 @@
 """What the lab asks of the machine it runs on, and how it starts programs there."""
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab import LabError
@@ -105,6 +108,25 @@ def missing() -> list[str]:
     if not _cgroup_roots():
         reasons.append("no cgroup2 hierarchy is mounted (it may be beside the v1 ones)")
     return reasons
+
+
+@contextlib.contextmanager
+def alone(seconds: float = 1800) -> Iterator[None]:
+    """One change of a lab at a time. The lock is an abstract socket's name: it goes with the process that holds
+    it, and no file is left behind. A LabError if another command holds it for that long."""
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_UNIX) as lock:
+        while True:
+            try:
+                lock.bind(f"\0{namespace()}")
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"another command has been changing the lab for {seconds:.0f} s."
+                    ) from None
+            time.sleep(0.1)
+        yield
 
 
 def require() -> None:

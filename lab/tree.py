@@ -109,6 +109,6 @@ def keep_packages(suite: str, archives: Path) -> None:
     for deb in archives.glob("*.deb"):
         kept = cache / deb.name
         if not kept.exists():
-            partial = kept.with_suffix(".partial")
+            partial = kept.with_suffix(f".{os.getpid()}")  # another lab may be keeping it just now
             shutil.copy2(deb, partial)
             partial.rename(kept)

@@ -14,7 +14,9 @@ import pytest
 from tests.conftest import AS_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OKOME_LAB": "test", "PYINFRA_PROGRESS": "off"}
+# Each worker of pytest-xdist has a lab of its own.
+NAME = f"test{os.environ.get('PYTEST_XDIST_WORKER', '').removeprefix('gw')}"
+ENVIRONMENT = os.environ | {"OKOME_LAB": NAME, "PYINFRA_PROGRESS": "off"}
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,20 @@ import pytest
 
 from lab import LabError, machine
 from tests.conftest import AS_ROOT
-from tests.lab.conftest import ENVIRONMENT, ROOT, Lab
+from tests.lab.conftest import ENVIRONMENT, NAME, ROOT, Lab
+
+PROBE = f"p{NAME}"
 
 
 def machine_state() -> dict[str, str]:
     """What the lab could leave on the machine, apart from its cache."""
     questions = {
-        "namespaces": "ls /run/netns 2>/dev/null | grep -x okome-probe",
-        "tables": "nft list tables | grep -w okome_probe",
-        "mounts": "grep okome-lab/probe /proc/mounts",
-        "groups": "find /sys/fs/cgroup -maxdepth 3 -name 'okome-probe-*'",
-        "state": "ls -d /var/lib/okome-lab/probe",
-        "processes": "ps -eo args | grep '[o]kome-lab/probe'",
+        "namespaces": f"ls /run/netns 2>/dev/null | grep -x okome-{PROBE}",
+        "tables": f"nft list tables | grep -w okome_{PROBE}",
+        "mounts": f"grep okome-lab/{PROBE} /proc/mounts",
+        "groups": f"find /sys/fs/cgroup -maxdepth 3 -name 'okome-{PROBE}-*'",
+        "state": f"ls -d /var/lib/okome-lab/{PROBE}",
+        "processes": f"ps -eo args | grep '[o]kome-lab/{PROBE}/'",
     }
     return {
         key: subprocess.run(
@@ -35,7 +37,7 @@ class Probe(Lab):
     """A lab of another name, so that it can go up and down in the middle of the tests."""
 
     def command(self, *words: str) -> list[str]:
-        return [*AS_ROOT, "env", "OKOME_LAB=probe", *super().command(*words)[len(AS_ROOT) :]]
+        return [*AS_ROOT, "env", f"OKOME_LAB={PROBE}", *super().command(*words)[len(AS_ROOT) :]]
 
 
 def test_bare_node_is_a_new_pi(lab: Lab) -> None:
@@ -94,7 +96,9 @@ def test_nothing_is_left(lab: Lab) -> None:
     probe = Probe()
     forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
     probe("up", "cn01")
-    assert all(machine_state().values()), "this is how it looks while it is up"
+    up = machine_state()
+    assert not up.pop("mounts"), "they are in namespaces of their own"
+    assert all(up.values()), up
     run = subprocess.Popen(probe.command("up", "cn01", "--fresh"), cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
                            stderr=subprocess.DEVNULL)  # fmt: skip
     time.sleep(1.0)

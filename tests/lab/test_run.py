@@ -24,7 +24,7 @@ def fingerprint(lab: Lab) -> dict[str, str]:
             "dpkg -l",
             "systemctl list-unit-files --no-pager --no-legend",
             "ip -4 -o address show scope global | awk '{print $4}'",
-            "hostname; sysctl net.core.somaxconn; systemctl is-active redis-server; ls -d /tmp/[^s]* /run/okome*",
+            "hostname; sysctl net.core.somaxconn; systemctl is-active redis-server; ls -d /tmp/[!s]* /run/okome*",
         )
     }
     places = "/etc /usr/local /var/lib/okome /var/lib/redis"
