@@ -44,10 +44,11 @@ demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: n
 test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
-lint: setup ## ruff, strict mypy
+lint: setup tools ## ruff, strict mypy; nginx itself and gixy on the rendered configuration (root: a private network)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy .
+	@$(SUDO) $(PY) -m tests.nginx_lint
 
 secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 	@$(PY) -m console.secrets

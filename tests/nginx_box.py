@@ -5,20 +5,14 @@ configuration is changed for the test. Needs Linux, root and mmdebstrap.
 """
 
 import contextlib
-import ctypes
 import functools
-import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +20,9 @@ from group_data import frontends
 from lab import machine, origin
 from operations.config_set import rendered
 from operations.nginx import PROBE_FLAG, nginx_config
+from tests.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 
 SUITES = ("bookworm", "trixie")
-FRONTEND, ORCHESTRATOR, STRANGER = "192.168.86.20", "192.168.86.25", "203.0.113.7"
-CLONE_NEWNET = 0x40000000
 PACKAGES = "nginx,libc6,base-files,libcrypt1"
 REPOSITORY = Path(__file__).parents[1]
 
@@ -63,26 +56,10 @@ def tree(suite: str) -> Path:
     return ready
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One response; header names in lower case, in order, repeated ones kept."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    def header(self, name: str) -> str | None:
-        values = [value for key, value in self.headers if key == name.lower()]
-        assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
-        return values[0] if values else None
-
-    @property
-    def cache(self) -> str | None:
-        return self.header("X-Cache-Status")
-
-
 class Box:
     """A private network with a frontend at .20, and the test origin at .25:8000. Use as a context manager."""
+
+    client_address = FRONTEND  # on loopback the two ends of a connection have one address
 
     def __init__(self, suite: str, **changed: Any) -> None:
         self.suite = suite
@@ -131,14 +108,8 @@ class Box:
         for path in self.root.glob("etc/nginx/sites-enabled/*"):
             path.unlink()
         self.lay(self.files)
-        self.threads = self.stack.enter_context(ThreadPoolExecutor(1, initializer=self._enter_network))
+        self.client = self.stack.enter_context(Client(Path(f"/proc/{self.holder.pid}/ns/net")))
         return self
-
-    def _enter_network(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with Path(f"/proc/{self.holder.pid}/ns/net").open() as network:
-            if libc.setns(network.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()
@@ -167,6 +138,16 @@ class Box:
         ]
         return [*inside, "chroot", str(self.inside), *words]
 
+    def make_certificate(self) -> None:
+        """A self-signed one where `tls_certificate` says, made by this machine's openssl."""
+        certificate = self.root / self.data["tls_certificate"].lstrip("/")
+        certificate.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+             "-days", "1", "-subj", "/CN=cn00", "-out", certificate, "-keyout", certificate.with_suffix(".key")],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+
     def check(self) -> str:
         """What `nginx -t` prints, with " FAILED" in front if it exits with an error."""
         done = subprocess.run(
@@ -181,83 +162,32 @@ class Box:
         server = subprocess.Popen([*enter, *listen], cwd=REPOSITORY)
         self.stack.callback(self.end, server)
         self.start_nginx()
-        self.wait_for(ORCHESTRATOR, 8000)
+        self.client.wait_for(ORCHESTRATOR, 8000)
 
     def start_nginx(self) -> None:
         self.nginx = subprocess.Popen(self.command("/usr/sbin/nginx", "-g", "daemon off;"))
         self.stack.callback(self.end, self.nginx)
-        self.wait_for(FRONTEND, 80)
+        self.client.wait_for(FRONTEND, 80)
 
-    def wait_for(self, host: str, port: int) -> None:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.connect(host, port).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
-
-    def signal(self, number: signal.Signals) -> None:
+    def reload(self) -> None:
         assert self.nginx
-        self.nginx.send_signal(number)
+        self.nginx.send_signal(signal.SIGHUP)
+
+    def set_flag(self, down: bool) -> None:
+        """What the probe does."""
+        if down:
+            self.flag.touch()
+        else:
+            self.flag.unlink(missing_ok=True)
+
+    def log(self) -> str:
+        """The access log."""
+        return (self.root / "var/log/nginx/okome/access.log").read_text(errors="replace")
 
     def origin(self, **words: Any) -> dict[str, Any]:
         return origin.tell(self.control, **words)
 
     def fresh(self) -> None:
         """Origin up and its counts at zero, gate open."""
-        self.flag.unlink(missing_ok=True)
+        self.set_flag(down=False)
         self.origin(mode="up", reset=True)
-
-    def connect(self, host: str = FRONTEND, port: int = 80, source: str = "") -> socket.socket:
-        """A connection made inside; the socket may be used from any thread, for at most 20 s per call."""
-        where = (source, 0) if source else None
-        return self.threads.submit(socket.create_connection, (host, port), 20, where).result(30)
-
-    @contextlib.contextmanager
-    def open(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | Iterator[bytes] | None = None,
-        host: str = FRONTEND,
-        source: str = "",
-        timeout: float = 20,
-    ) -> Iterator[http.client.HTTPResponse]:
-        """A request whose response is read by the caller."""
-        connection = http.client.HTTPConnection(host)
-        connection.sock = self.connect(source=source)
-        connection.sock.settimeout(timeout)
-        try:
-            connection.putrequest(
-                method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {})
-            )
-            for name, value in (headers or {}).items():
-                connection.putheader(name, value)
-            if isinstance(body, bytes):
-                connection.putheader("Content-Length", str(len(body)))
-                connection.endheaders(body)
-            elif body is not None:
-                connection.putheader("Transfer-Encoding", "chunked")
-                connection.endheaders(body, encode_chunked=True)
-            else:
-                connection.endheaders()
-            yield connection.getresponse()
-        finally:
-            connection.close()
-
-    def ask(self, path: str, method: str = "GET", source: str = "", **headers: str) -> Answer:
-        """A request and its whole response; headers as keywords, `_` for `-`."""
-        body = headers.pop("body", None)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        with self.open(
-            method, path, named, body.encode() if body is not None else None, source=source
-        ) as response:
-            content = response.read()
-            return Answer(
-                response.status, [(key.lower(), value) for key, value in response.getheaders()], content
-            )

@@ -143,5 +143,6 @@ def test_the_log_is_json_rotated_and_counted(node: Host) -> None:
 
 
 def test_nginxs_numbers_are_exported(node: Host) -> None:
-    read = f"import urllib.request as r; print(r.urlopen('http://{DATA['nginx_exporter_listen']}/metrics', timeout=10).read().decode())"
-    assert "\nnginx_up 1" in node.check_output("python3 -c %s", read)
+    url = f"http://{DATA['nginx_exporter_listen']}/metrics"
+    script = f"import urllib.request as r; print(r.urlopen('{url}', timeout=10).read().decode())"
+    assert "\nnginx_up 1" in node.check_output("python3 -c %s", script)
