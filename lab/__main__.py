@@ -172,7 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
     added = command("origin", origin, "change how the test origin at .25:8000 behaves, and print its state")
     added.add_argument(
-        "mode", nargs="?", metavar="MODE", help="up, down, hanging, slow:SECONDS, closing, 500, 502, 503, 504"
+        "mode",
+        nargs="?",
+        metavar="MODE",
+        help="up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504",
     )
     command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")

@@ -3,9 +3,9 @@
     python -m lab.origin --listen 192.168.86.25:8000 --control /run/…/origin.sock
 
 Modes, changed without a restart through the control socket (a path: every network namespace reaches it):
-`up`, `down` (connections refused, open ones reset), `hanging` (reads, never answers), `slow:SECONDS` (before
-every answer), `closing` (closes a kept connection when its second request arrives, unanswered), and `500`,
-`502`, `503`, `504` (answered to everything).
+`up`, `down` (connections refused; what is being answered goes on), `killed` (refused, and everything reset),
+`hanging` (reads, never answers), `slow:SECONDS` (before every answer), `closing` (closes a kept connection when
+its second request arrives, unanswered), and `500`, `502`, `503`, `504` (answered to everything).
 
 Paths:
     /health                 200
@@ -34,7 +34,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 KEEPALIVE_SECONDS = 5  # uvicorn's default, which the real orchestrator runs with
-MODES = ("up", "down", "hanging", "slow", "closing", "500", "502", "503", "504")
+MODES = ("up", "down", "killed", "hanging", "slow", "closing", "500", "502", "503", "504")
 ASSETS = MappingProxyType(
     {
         "immutable": "public, max-age=31536000, immutable",
@@ -92,6 +92,7 @@ class Origin:
         self.connections = 0
         self.timed_out = 0  # kept connections that ended by our own time-out
         self.writers: set[asyncio.StreamWriter] = set()
+        self.idle: set[asyncio.StreamWriter] = set()  # those between two requests
         self.gates: dict[str, asyncio.Event] = {}
         self.server: asyncio.Server | None = None
 
@@ -101,13 +102,13 @@ class Origin:
 
     async def switch(self, mode: str) -> None:
         self.mode = check_mode(mode)
-        if mode != "down":
+        if mode not in ("down", "killed"):
             await self.open()
             return
         if self.server is not None:
             self.server.close()
             self.server = None
-        for writer in list(self.writers):
+        for writer in list(self.writers if mode == "killed" else self.idle):
             writer.transport.abort()
 
     def gate(self, name: str) -> asyncio.Event:
@@ -153,12 +154,15 @@ class Origin:
     async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = True
         while True:
+            self.idle.add(writer)
             try:
                 async with asyncio.timeout(KEEPALIVE_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
             except TimeoutError:
                 self.timed_out += 1
                 return
+            finally:
+                self.idle.discard(writer)
             request = Request(head)
             self.counts[f"{request.method} {request.path}"] += 1
             self.serial += 1
