@@ -26,6 +26,7 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 	@.uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@.uv/bin/uv venv -q --clear --python "$$(.uv/bin/python -c 'import sys; print(sys._base_executable)')" .venv
 	@.uv/bin/uv pip sync -q --python $(PY) --require-hashes requirements.txt
+	@ln -sf ../../console/okome .venv/bin/okome
 	@touch $@
 
 tools: setup # the Debian packages that the lab and the tests call
