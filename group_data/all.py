@@ -10,8 +10,19 @@ import paramiko
 
 
 def _transport(sock: socket.socket, **arguments: Any) -> paramiko.Transport:
-    """A transport without Nagle's algorithm: a command's answer took 56 ms, without it 13.5 ms."""
+    """A transport without Nagle's algorithm (a command's answer took 56 ms, without it 13.5 ms) that notices
+    within 40 s that the node is gone, also while it waits for a command that says nothing for long."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # By name, since macOS lacks some. Seconds, seconds, a count, and milliseconds for data without an answer.
+    for option, value in (
+        ("TCP_KEEPIDLE", 10),
+        ("TCP_KEEPINTVL", 10),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 40_000),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return paramiko.Transport(sock, **arguments)
 
 
@@ -20,7 +31,7 @@ _sudo = True
 # OKOME_SSH_KEY and OKOME_KNOWN_HOSTS are for those who keep them elsewhere than in ~/.ssh (the lab does).
 ssh_key = os.environ.get("OKOME_SSH_KEY", "")
 ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS", "")
-# pyinfra's own `_timeout` does not bound a dead link; the channel's does. Seconds.
+# How long a new command may wait for its channel; pyinfra's own `_timeout` does not bound that. Seconds.
 ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout": 30}
 
 # -- the LAN

@@ -1,6 +1,7 @@
 """The operator of the lab: an SSH key, a known_hosts file and secrets of the lab's own."""
 
 import os
+import pwd
 import sys
 from pathlib import Path
 
@@ -38,12 +39,18 @@ def public_key() -> str:
 
 def environment() -> dict[str, str]:
     """What an operator's command sees: where the key, the known hosts and the secrets are."""
-    return os.environ | {
-        "OKOME_SSH_KEY": str(home() / "id_ed25519"),
-        "OKOME_KNOWN_HOSTS": str(home() / "known_hosts"),
-        "OKOME_SECRETS": str(home() / "secrets.toml"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-    }
+    uid = os.environ.get("SUDO_UID")
+    caller = pwd.getpwuid(int(uid)) if uid else None
+    return (
+        os.environ
+        | ({"HOME": caller.pw_dir, "USER": caller.pw_name} if caller else {})
+        | {
+            "OKOME_SSH_KEY": str(home() / "id_ed25519"),
+            "OKOME_KNOWN_HOSTS": str(home() / "known_hosts"),
+            "OKOME_SECRETS": str(home() / "secrets.toml"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+        }
+    )
 
 
 def as_caller() -> list[str]:

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 STATE = Path("/var/lib/okome/address")
-PENDING, OLD, NEW, LOCK = STATE / "pending", STATE / "old", STATE / "new", STATE / "lock"
+PENDING, CONFIRMED, LOCK = STATE / "pending", STATE / "confirmed", STATE / "lock"
+OLD, NEW = STATE / "old", STATE / "new"
 UNDO, SWITCH = "okome-address-undo", "okome-address-switch"
 NM = ("org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.freedesktop.NetworkManager")
 
@@ -42,6 +43,8 @@ NM = ("org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.
 ARP_TRIES, ARP_PAUSE = 3, 0.5
 # The timer rolls the checkpoint back and clears the mark; should it fail, NetworkManager still does its half.
 CHECKPOINT_AFTER_TIMER = 5
+# A network manager may refuse just now, and not in a moment.
+RETRY = ("--property=Restart=on-failure", "--property=RestartSec=5")
 NOT_YET = 75  # sysexits: EX_TEMPFAIL
 
 
@@ -199,10 +202,11 @@ def arm(request: dict[str, Any]) -> dict[str, Any]:
             request["old"] = [status.st_mode & 0o7777, status.st_uid, status.st_gid]
             write(OLD, path.read_bytes(), 0o600)
         write(NEW, content, 0o600)
+        remove(CONFIRMED)
         note(request)
         try:
             start_undo(request)
-            start(SWITCH, "switch")
+            start(SWITCH, __file__, "switch")
         except BaseException:
             disarm()
             raise
@@ -219,7 +223,7 @@ def start_undo(request: dict[str, Any]) -> None:
         note(request | {"checkpoint": answer.split('"')[1]})
     run(
         "systemd-run", "--quiet", "--collect", f"--unit={UNDO}", f"--on-active={seconds}",
-        "--timer-property=AccuracySec=1s", __file__, "revert",
+        "--timer-property=AccuracySec=1s", *RETRY, __file__, "revert",
     )  # fmt: skip
 
 
@@ -230,7 +234,7 @@ def uses_checkpoint(request: dict[str, Any]) -> bool:
 
 def start(unit: str, *command: str) -> None:
     """Run ourselves detached: what follows cuts the session that asked for it."""
-    run("systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", __file__, *command)
+    run("systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", *command)
 
 
 def note(request: dict[str, Any]) -> None:
@@ -304,6 +308,8 @@ def confirm(sha256: str) -> int:
     """Keep the change, if it is the one that is meant, has been applied, and works."""
     with lock():
         request = pending()
+        if not request and CONFIRMED.exists() and CONFIRMED.read_text() == sha256:
+            return 0  # we did, and our answer was lost
         if not request or request["sha256"] != sha256:
             raise GuardError("this change of the address does not wait for a confirmation any more.")
         if not request["applied"]:
@@ -315,6 +321,7 @@ def confirm(sha256: str) -> int:
             time.sleep(0.2)
         if request["checkpoint"]:
             run("busctl", "call", *NM, "CheckpointDestroy", "o", request["checkpoint"])
+        write(CONFIRMED, sha256.encode(), 0o600)
         disarm()
     return 0
 
@@ -370,7 +377,7 @@ def main(arguments: list[str]) -> int:
             case ["confirm", sha256]:
                 return confirm(sha256)
             case ["abandon"]:
-                start(f"{UNDO}-now", "revert")
+                start(f"{UNDO}-now", *RETRY, __file__, "revert")
             case ["switch"]:
                 switch()
             case ["revert"]:

@@ -44,7 +44,10 @@ CHECKERS = {
                 case $(timeout 5 redis-cli -s s ping 2>&1) in PONG | NOAUTH*) exit 0 ;; esac
                 sleep 0.05
             done
-            cat log
+            kill -0 $server 2>/dev/null && echo "redis-server started and does not answer"
+            banner="oO0O|Redis version|Configuration loaded|Server initialized|WARNING Memory overcommit"
+            grep -v -E "^[0-9]+:.* (\*|# ($banner))" log |
+                sed -e "s|$scratch/users.acl|$2|" -e "s/^[0-9]*:[A-Z] .* # //"
             exit 1
         ' check "$@"
     """,
@@ -109,9 +112,7 @@ def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -
     if file.template is None and not (templates / name).exists():
         name = name.removesuffix(".j2")
     if not (templates / name).is_file():
-        raise OperationError(
-            f"{file.path} has no template: neither {name}.j2 nor {name} is in {templates.name}/"
-        )
+        raise OperationError(f"{file.path} has no template {name} in {templates.name}/")
     if not name.endswith(".j2"):
         return (templates / name).read_bytes()
     environment = Environment(  # noqa: S701 - configuration files, not HTML
@@ -148,7 +149,12 @@ def digest(config: ConfigSet, contents: Mapping[str, bytes | None]) -> str:
 def differing(
     config: ConfigSet, contents: Mapping[str, bytes | None], found: FilesState
 ) -> tuple[ConfigFile, ...]:
-    """The files of the set that are not on the node as they should be."""
+    """The files of the set that are not on the node as they should be.
+
+    All of them while a transaction is pending: it is undone first, and then none may be what it seems.
+    """
+    if found.pending:
+        return config.files
     different = []
     for file in config.files:
         state, content = found.files.get(file.path), contents[file.path]
@@ -212,7 +218,7 @@ def config_set(config: ConfigSet) -> Generator[StringCommand, None, None]:
     contents = rendered(config, host_data())
     found = host.get_fact(FileStates, paths=config.paths)
     files = differing(config, contents, found)
-    if not files and not found.pending:
+    if not files:
         host.noop(f"{', '.join(config.paths)} are as they should be")
         return
     # The names are arguments only so that a log and `ps` say what this is.

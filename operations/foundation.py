@@ -8,6 +8,7 @@ from facts.fstab import Fstab
 from facts.machine import Machine
 from operations.address import static_address
 from operations.config_set import ConfigFile, ConfigSet, config_set
+from operations.connection import explain_lost_connections
 from operations.fstab import BACKUP, FSTAB, hardened
 from operations.packages import packages
 from operations.sysctl import sysctl
@@ -23,6 +24,7 @@ CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 
 @deploy("Foundation")
 def foundation() -> None:
+    explain_lost_connections()
     machine = host.get_fact(Machine, _sudo=False)
     if not machine["sudo"]:
         raise OperationError(

@@ -9,7 +9,7 @@ undone by the next transaction on the node, whichever set that one is for:
 
     staging    new files are being laid beside the old ones; nothing of ours is in place
     swapping   some files may be new, some old, none is checked: all go back
-    done       the checker agreed: only the leftovers are to be removed
+    done       the checker agreed: only leftovers and outdated stamps are to be removed
 """
 
 import base64
@@ -68,6 +68,13 @@ def note(state: Path, phase: str, files: list[list[Any]]) -> None:
     sync_folder(state)
 
 
+def forget_applied(state: Path, paths: set[str]) -> None:
+    """A unit that runs with one of these files has to be told again, whatever its stamp says."""
+    for stamp in (state / "applied").glob("*"):
+        if paths.intersection(stamp.read_text().splitlines()):
+            stamp.unlink()
+
+
 def recover(state: Path) -> None:
     """Bring the node back to where the last transaction began, or tidy up behind one that was completed."""
     try:
@@ -89,14 +96,9 @@ def recover(state: Path) -> None:
         folders.add(new.parent)
     for folder in folders:
         sync_folder(folder)
+    if journal["phase"] == "done":
+        forget_applied(state, {path for path, _ in journal["files"]})
     (state / "journal").unlink()
-
-
-def forget_applied(state: Path, paths: set[str]) -> None:
-    """A unit that runs with one of these files has to be told again, whatever its stamp says."""
-    for stamp in (state / "applied").glob("*"):
-        if paths.intersection(stamp.read_text().splitlines()):
-            stamp.unlink()
 
 
 def owner_ids(file: dict[str, Any]) -> tuple[int, int]:
@@ -148,7 +150,6 @@ def swap(request: dict[str, Any], state: Path) -> None:
         for folder in folders:
             sync_folder(folder)
         note(state, "swapping", recorded)
-        forget_applied(state, {file["path"] for file in files})
         for file in files:
             if file["content"] is None:
                 Path(file["path"]).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ def machine_state() -> dict[str, str]:
         "mounts": f"grep okome-lab/{PROBE} /proc/mounts",
         "groups": f"find /sys/fs/cgroup -maxdepth 3 -name 'okome-{PROBE}-*'",
         "state": f"ls -d /var/lib/okome-lab/{PROBE}",
-        "processes": f"ps -eo args | grep '[o]kome-lab/{PROBE}/'",
+        "processes": f"grep -hs okome-{PROBE}- /proc/[0-9]*/cgroup | grep -v deleted",
     }
     return {
         key: subprocess.run(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from operations import transaction
 from operations.config_set import TRANSACTION
 
 ME = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
@@ -107,13 +108,17 @@ def test_the_checker_sees_the_new_files_in_place(node: Path) -> None:
 
 def test_a_refusal_puts_everything_back_and_says_why(node: Path) -> None:
     before = snapshot(node / "etc")
+    stamp = node / "state/applied/x.service.reload"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text(f"digest\n{node}/etc/kept.conf\n")
     answer = run(node / "state", request(wanted(node), 'echo "$1:1: bad"; exit 3'))
     assert answer.returncode == 1
     assert answer.stderr == (
         f"nothing was changed: the new files do not pass their check:\n{node}/etc/kept.conf:1: bad\n"
     )
     assert snapshot(node / "etc") == before
-    assert {path.name for path in (node / "state").iterdir()} == {"lock"}
+    assert {path.name for path in (node / "state").iterdir()} == {"lock", "applied"}
+    assert stamp.exists()
 
 
 def test_a_checker_that_hangs_is_a_refusal(node: Path) -> None:
@@ -188,10 +193,10 @@ def die_at(step: int, state: Path, ask: dict[str, Any]) -> bool:
             if seen == step:
                 os._exit(99)
 
-        names: dict[str, Any] = {}
-        exec(compile(program(state), "transaction", "exec"), names)  # noqa: S102
+        transaction.STATE = str(state)
+        text = json.dumps(ask)
         sys.addaudithook(hook)
-        os._exit(names["main"](json.dumps(ask)))
+        os._exit(transaction.main(text))
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (0, 99)
     return os.waitstatus_to_exitcode(status) == 99
@@ -220,14 +225,16 @@ def test_wherever_it_dies_the_next_run_finds_all_old_or_all_new(tmp_path: Path) 
         died = die_at(step, node / "state", ask)
         assert not die_at(10_000, node / "state", {**ask, "files": []})  # recovery alone
         after = snapshot(node / "etc")
+        stamps = list((node / "state/applied").iterdir())
         if after == before:
+            assert len(stamps) == 1
             outcomes.add("old")
         else:
             assert {name: what for name, (*_, what) in after.items()} == {
                 "kept.conf": b"new\n",
                 "fresh.conf": b"fresh\n",
             }
-            assert not list((node / "state/applied").iterdir())
+            assert not stamps
             outcomes.add("new")
         leftovers = {path.name for path in (node / "state").iterdir()} - {"lock", "applied", "journal.new"}
         assert leftovers == set()

@@ -1,0 +1,241 @@
+"""Redis on a booted node: half-configured before, refused, drifted, interrupted, without its address."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from operations.config_set import CHECKERS
+from tests.lab.conftest import Lab
+from tests.lab.test_run import assert_no_change
+
+STAMP = "/var/lib/okome/applied/redis-server.service.restart"
+
+
+@pytest.fixture(scope="module")
+def backend(lab: Lab) -> Lab:
+    """CN01, made of a node where somebody ran Debian's Redis with all that we don't want: itself a test."""
+    address = lab.fresh()
+    lab.execute(
+        "sh", "-ec",
+        "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy redis-server;"
+        " redis-cli set old 1; redis-cli save; redis-cli config set appendonly yes; redis-cli config rewrite;"
+        " until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done;"
+        " test -e /var/lib/redis/dump.rdb; systemctl mask redis-server",
+    )  # fmt: skip
+    run = lab.deploy(address=address)
+    assert run.status == 0, run.output
+    assert lab.execute("redis-admin", "exists", "old").strip() == "0"
+    assert lab.execute("find", "/var/lib/redis", "-mindepth", "1") == ""
+    assert_no_change(lab.deploy())
+    return lab
+
+
+def started(lab: Lab) -> str:
+    """Names this start of Redis."""
+    return lab.execute("systemctl", "show", "-p", "InvocationID", "redis-server")
+
+
+def files(lab: Lab) -> str:
+    return lab.execute(
+        "find", "/etc/redis", "/var/lib/okome", "/usr/local", "/etc/systemd/system",
+        "-type", "f", "-printf", "%m %u %g %p ", "-exec", "sha256sum", "{}", ";",
+    )  # fmt: skip
+
+
+def test_debians_configuration_never_runs(lab: Lab) -> None:
+    """Nothing is loaded, saved or listened on before our configuration is there."""
+    run = lab.deploy(address=lab.fresh())
+    assert run.status == 0, run.output
+    journal = lab.execute("journalctl", "-q", "--no-pager", "-o", "cat", "-u", "redis-server").splitlines()
+    assert "skipped because of an unmet condition" in journal[0]
+    assert sum("Redis is starting" in line for line in journal) == 1
+    assert not any("DB saved" in line or "RDB" in line for line in journal)
+    assert "redis-server" not in lab.execute("find", "/var/log/redis", "-type", "f")
+
+
+def test_finished(backend: Lab) -> None:
+    backend.verify("tests/verify/test_backend.py")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("redis_port=99999", "argument must be between 0 and 65535 inclusive"),
+        ("redis_prefix=a b", "/etc/redis/users.acl:4: Syntax error"),
+        ("redis_maxmemory=900gb", "redis_maxmemory = '900gb' does not fit"),
+        ("redis_maxmemory=plenty", "say an amount such as"),
+    ],
+)
+def test_what_redis_or_the_node_can_not_take_is_refused_and_changes_nothing(
+    backend: Lab, data: str, sentence: str
+) -> None:
+    before, start = files(backend), started(backend)
+    run = backend.deploy("--data", data)
+    assert run.status != 0
+    assert sentence in run.output
+    assert "Traceback" not in run.output
+    assert files(backend) == before
+    assert started(backend) == start
+
+
+def test_without_secrets_one_sentence_and_nothing_changes(backend: Lab) -> None:
+    before = files(backend)
+    words = [
+        "env",
+        "OKOME_SECRETS=/nonexistent/secrets.toml",
+        "pyinfra",
+        "-y",
+        "inventory.py",
+        "deploys/cn01.py",
+    ]
+    output = backend("run", "--", *words, check=False)
+    assert "no secrets: run `make secrets`" in output
+    assert "Traceback" not in output
+    assert "Beginning operation run" not in output
+    assert files(backend) == before
+
+
+def test_drift_is_put_right_and_redis_restarted(backend: Lab) -> None:
+    """Also where Redis was told of the drift: the stamp alone would say that all is well."""
+    before = files(backend)
+    backend.execute(
+        "sh", "-c", "echo 'maxmemory 1gb' >> /etc/redis/redis.conf && systemctl restart redis-server"
+    )
+    assert "1073741824" in backend.execute("redis-admin", "config", "get", "maxmemory")
+    run = backend.deploy()
+    assert (run.status, run.changed) == (0, 2), run.output
+    assert "4294967296" in backend.execute("redis-admin", "config", "get", "maxmemory")
+    assert files(backend) == before
+    assert_no_change(backend.deploy())
+
+
+def test_a_restart_that_was_missed_is_made_good(backend: Lab) -> None:
+    """The run died after the files were swapped: on disk nothing differs, in the process it does."""
+    backend.execute("rm", STAMP)
+    start = started(backend)
+    run = backend.deploy()
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert started(backend) != start
+    assert_no_change(backend.deploy())
+
+
+def test_a_swap_that_was_cut_short_is_undone_and_done_again(backend: Lab) -> None:
+    """The journal says "swapping": redis.conf is the new one already, and was never checked."""
+    before = files(backend)
+    backend.execute(
+        "sh", "-ec",
+        "cd /etc/redis; cp -p redis.conf .redis.conf.okome.dpkg-old; echo '# old' >> .redis.conf.okome.dpkg-old;"
+        " echo '{\"phase\": \"swapping\", \"files\": [[\"/etc/redis/redis.conf\", true]]}'"
+        " > /var/lib/okome/journal",
+    )  # fmt: skip
+    run = backend.deploy()
+    assert run.status == 0, run.output
+    assert files(backend) == before
+    assert_no_change(backend.deploy())
+
+
+@pytest.mark.parametrize("words", ["stop", "disable --now", "mask --now"])
+def test_a_service_that_was_turned_off_runs_again(backend: Lab, words: str) -> None:
+    backend.execute("systemctl", *words.split(), "redis-server")
+    run = backend.deploy()
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert backend.execute("systemctl", "is-enabled", "redis-server").strip() == "enabled"
+    assert backend.execute("redis-admin", "ping").strip() == "PONG"
+    assert_no_change(backend.deploy())
+
+
+LATE_ADDRESS = r"""
+link=$(ip -o -4 route show default | sed 's/.* dev \([^ ]*\).*/\1/')
+systemctl stop redis-server
+nmcli device disconnect "$link" >&2
+systemctl start --no-block redis-server
+tries=0
+while [ "$(systemctl show -p NRestarts --value redis-server)" -lt 6 ] && [ $((tries += 1)) -le 300 ]; do
+    ss -Hltn sport = :6379
+    sleep 0.1
+done
+systemctl show -p NRestarts --value redis-server
+nmcli device connect "$link" >&2
+timeout 60 sh -c 'until systemctl is-active -q redis-server; do sleep 0.2; done'
+"""
+
+
+def test_the_address_may_be_late(backend: Lab) -> None:
+    """Redis waits for it, longer than systemd's start limit would let it, and never on loopback alone."""
+    said = backend.execute("sh", "-ec", LATE_ADDRESS).splitlines()
+    assert len(said) == 1, f"listened without its address: {said}"
+    assert int(said[0]) >= 6
+    backend.verify("tests/verify/test_backend.py", "-k", "listens or application_has_its_cache")
+    assert_no_change(backend.deploy())
+
+
+def test_no_secret_is_ever_shown(backend: Lab) -> None:
+    """Not at the loudest, not while the files that come of them are changed."""
+    file = next(
+        word.partition("=")[2]
+        for word in backend("run", "--", "env").split("\n")
+        if word.startswith("OKOME_SECRETS=")
+    )
+    secrets = tomllib.loads(Path(file).read_text()).values()
+    assert secrets
+    backend.execute("rm", "/etc/redis/users.acl")
+    command = ["run", "--", "pyinfra", "inventory.py", "deploys/cn01.py", "-vvv", "--debug", "--diff"]
+    output = backend(*command, "--debug-operations", check=False) + backend(*command, "-y", check=False)
+    assert output.count("Redis configuration") > 2
+    assert not any(secret in output for secret in secrets)
+    hashes = [word for word in backend.execute("cat", "/etc/redis/users.acl").split() if word.startswith("#")]
+    assert len([word for word in hashes if len(word) == 65]) == len(secrets)
+    assert not any(word[1:] in output for word in hashes if len(word) == 65)
+    assert_no_change(backend.deploy())
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("Restrat=always", "zz-bad.conf:2: Unknown key"),
+        ("RestartSec=soon", "zz-bad.conf:2: Failed to parse"),
+    ],
+)
+def test_a_bad_drop_in_is_refused(backend: Lab, line: str, complaint: str) -> None:
+    path = "/etc/systemd/system/redis-server.service.d/zz-bad.conf"
+    check = ["sh", "-c", CHECKERS["systemd"], "check", path]
+    assert backend.execute(*check) == ""
+    backend.execute("sh", "-c", f"printf '[Service]\\n%s\\n' '{line}' > {path}")
+    try:
+        assert complaint in backend.execute(*check, check=False)
+    finally:
+        backend.execute("rm", path)
+
+
+UNIT_DEPLOY = "tests/lab/unit/cn01.py"
+DOOMED = {
+    "dies": ("Type=simple", "echo famous last words; sleep 1; exit 1"),
+    "never-ready": ("Type=notify\nTimeoutStartSec=60", "echo famous last words; exec sleep 60"),
+}
+
+
+@pytest.mark.parametrize("name", DOOMED)
+def test_a_unit_that_does_not_stay_up_is_told_of_with_its_last_words(backend: Lab, name: str) -> None:
+    kind, script = DOOMED[name]
+    text = f"[Service]\n{kind}\nExecStart=/bin/sh -c '{script}'\n[Install]\nWantedBy=multi-user.target\n"
+    backend.execute("sh", "-c", f'printf %s "$1" > /etc/systemd/system/{name}.service', "sh", text)
+    try:
+        run = backend.deploy("--data", f"tried={name}", deploy=UNIT_DEPLOY)
+        assert run.status != 0
+        assert f"{name}.service did not stay up after a restart; its last words:" in run.output
+        assert "famous last words" in run.output
+        assert "Traceback" not in run.output
+    finally:
+        backend.execute("systemctl", "disable", "--now", name)
+        backend.execute("rm", f"/etc/systemd/system/{name}.service")
+
+
+def test_an_alias_is_the_unit_that_it_names(backend: Lab) -> None:
+    assert_no_change(backend.deploy("--data", "tried=redis", deploy=UNIT_DEPLOY))
+
+
+def test_a_unit_that_does_not_exist_is_named(backend: Lab) -> None:
+    run = backend.deploy("--data", "tried=nonsuch", deploy=UNIT_DEPLOY)
+    assert run.status != 0
+    assert "nonsuch.service does not exist" in run.output

@@ -1,0 +1,7 @@
+"""For tests of operations.unit: one unit, which --data names."""
+
+from pyinfra import host
+
+from operations.unit import unit
+
+unit(name="The unit runs", unit=host.data.tried, patience=8)
