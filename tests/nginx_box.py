@@ -18,9 +18,9 @@ from typing import Any
 
 from group_data import frontends
 from lab import machine, origin
+from lab.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 from operations.config_set import rendered
 from operations.nginx import PROBE_FLAG, nginx_config
-from tests.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 
 SUITES = ("bookworm", "trixie")
 PACKAGES = "nginx,libc6,base-files,libcrypt1"

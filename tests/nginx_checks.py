@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from lab.client import FRONTEND, STRANGER, Client
 from lab.origin import chunk
-from tests.client import FRONTEND, STRANGER, Client
 
 SNIPPETS = "/etc/nginx/snippets"
 

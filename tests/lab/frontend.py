@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lab import origin
+from lab.client import STRANGER, Client
 from lab.origin import chunk
-from tests.client import STRANGER, Client
 from tests.lab.conftest import NAME, Lab
 
 NODE, DEPLOY = "cn00", "deploys/cn00.py"

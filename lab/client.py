@@ -25,7 +25,8 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         values = [value for key, value in self.headers if key == name.lower()]
-        assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
+        if len(values) > 1:
+            raise ValueError(f"{name} came {len(values)} times: {values}")
         return values[0] if values else None
 
     @property
