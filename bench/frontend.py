@@ -92,7 +92,7 @@ def hit_beside_static(client: Client) -> list[Measure]:
     body = client.ask(path).body
     on_node(
         f"mkdir -p /var/lib/okome-bench && head -c {len(body)} /dev/zero >/var/lib/okome-bench/file"
-        f" && chmod -R a+rX /var/lib/okome-bench && printf %s '{STATIC.format()}' >/etc/nginx/conf.d/bench.conf"
+        f" && chmod -R a+rX /var/lib/okome-bench && printf %s '{STATIC.format()}' >/etc/nginx/conf.d/zz-bench.conf"
         " && nginx -s reload"
     )
     try:
@@ -108,7 +108,7 @@ def hit_beside_static(client: Client) -> list[Measure]:
                 rates.append(rate)
                 failures += failed
     finally:
-        on_node("rm -rf /etc/nginx/conf.d/bench.conf /var/lib/okome-bench && nginx -s reload")
+        on_node("rm -rf /etc/nginx/conf.d/zz-bench.conf /var/lib/okome-bench && nginx -s reload")
     ratio = statistics.median(hits) / statistics.median(files)
     against = f"the same {ASSET_BYTES} bytes as a file of the same nginx"
     return [

@@ -127,7 +127,7 @@ class Origin:
             "mode": self.mode,
             "counts": dict(self.counts),
             "connections": self.connections,
-            "open": len(self.writers),
+            "idle": len(self.idle),
             "timed_out": self.timed_out,
             "received": self.received,
         }

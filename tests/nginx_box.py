@@ -138,15 +138,17 @@ class Box:
         ]
         return [*inside, "chroot", str(self.inside), *words]
 
-    def make_certificate(self) -> None:
+    def make_certificate(self) -> Path:
         """A self-signed one where `tls_certificate` says, made by this machine's openssl."""
-        certificate = self.root / self.data["tls_certificate"].lstrip("/")
+        certificate: Path = self.root / self.data["tls_certificate"].lstrip("/")
         certificate.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-             "-days", "1", "-subj", "/CN=cn00", "-out", certificate, "-keyout", certificate.with_suffix(".key")],
+             "-days", "1", "-subj", "/CN=cn00", "-addext", "subjectAltName=DNS:cn00",
+             "-out", certificate, "-keyout", certificate.with_suffix(".key")],
             check=True, capture_output=True, timeout=60,
         )  # fmt: skip
+        return certificate
 
     def check(self) -> str:
         """What `nginx -t` prints, with " FAILED" in front if it exits with an error."""

@@ -97,7 +97,7 @@ def kept_connections_end_before_the_origin_ends_them(box: Frontend) -> None:
     """As the origin sees it: the connection that it would close after 5 s is gone before that."""
     box.client.ask("/v1/models")
     deadline = time.monotonic() + 20
-    while box.origin()["open"]:
+    while box.origin()["idle"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert box.origin()["timed_out"] == 0

@@ -77,7 +77,8 @@ class Frontend:
         self.run(f"touch {FLAG}" if down else f"rm -f {FLAG}")
 
     def log(self) -> str:
-        return self.run(f"cat {LOG}")
+        # A path may hold bytes that are no UTF-8; lab's output is text.
+        return self.run(f"LC_ALL=C tr -c '[:print:]\\n' '?' <{LOG}")
 
     def gate(self) -> bool:
         """Whether the frontend takes its upstream for up."""
