@@ -98,7 +98,6 @@ def test_it_verifies(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_nginx_in_its_sandbox(finished: Frontend, long_stream: Stream, check: Check) -> None:
     with finished.without_probe():
-        finished.run("rm -rf /var/cache/nginx/okome/*; nginx -s reopen")
         finished.origin(mode="up", reset=True)
         check(finished)
 
