@@ -7,7 +7,8 @@ PY := .venv/bin/python
 # Namespaces, mounts and apt take root; everything else runs as you.
 KEEP := OKOME_LAB,XDG_CACHE_HOME,SSL_CERT_FILE
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP))
-LINUX := $(filter Linux,$(shell uname -s))
+# Where nodes can be booted: on Linux, as root or with sudo.
+LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 
 .PHONY: help setup tools demo test lint validate secrets bench down lock
 
@@ -25,12 +26,12 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 	@python3 -m venv .uv
 	@.uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@.uv/bin/uv venv -q --clear --python "$$(.uv/bin/python -c 'import sys; print(sys._base_executable)')" .venv
-	@.uv/bin/uv pip sync -q --python $(PY) --require-hashes requirements.txt
+	@.uv/bin/uv pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements.txt
 	@ln -sf ../../console/okome .venv/bin/okome
 	@touch $@
 
 tools: setup # the Debian packages that the lab and the tests call
-ifneq ($(LINUX),)
+ifneq ($(LAB),)
 	@missing=$$($(PY) -m lab packages); if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \
@@ -43,6 +44,7 @@ demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: n
 	@$(SUDO) $(PY) -m lab.demo
 
 test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
+	@test -z "$(LAB)" -o -z "$(SUDO)" || { echo "test: sudo, for the nodes of the lab"; sudo --validate; }
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup tools ## ruff, strict mypy; nginx itself and gixy on the rendered configuration (root: a private network)
@@ -57,9 +59,11 @@ secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 validate: setup ## testinfra against the live nodes of inventory.py
 	@$(PY) -m pytest tests/verify
 
-bench: tools ## every benchmark, beside what it is compared with
-	@for file in bench/[a-z]*.py; do name=$$(basename $$file .py); \
-	  case $$name in measure) ;; *) $(SUDO) $(PY) -m bench $$name ;; esac; done
+bench: tools ## every benchmark, beside what it is compared with; fails if a goal does not hold
+	@failed=; for name in $$($(PY) -c 'from bench.__main__ import benches; print(*benches())'); do \
+	  echo "bench: $$name"; $(SUDO) $(PY) -m bench $$name || failed="$$failed $$name"; \
+	done; \
+	test -z "$$failed" || { echo "bench: a goal does not hold in:$$failed"; exit 1; }
 
 down: ## remove every trace of the lab from this machine
 	@test ! -e .venv || $(SUDO) $(PY) -m lab down

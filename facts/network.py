@@ -15,6 +15,7 @@ DHCPCD = "/etc/dhcpcd.conf"
 GUARD = "/usr/local/lib/okome/address_guard.py"
 GUARD_UNIT = "/etc/systemd/system/okome-address-revert.service"
 PENDING = "/var/lib/okome/address/pending"
+FAILED = "/var/lib/okome/address/failed"
 
 
 class Address(TypedDict):
@@ -54,7 +55,7 @@ class Interface(TypedDict):
     gateway: str | None
     # Of the files above, those that exist.
     files: dict[str, File]
-    # "boots": the unit that undoes an unconfirmed change is enabled.
+    # Whether the unit is enabled that undoes, at boot, what was never confirmed.
     guard_enabled: bool
     # The content of dhcpcd.conf, where dhcpcd is in charge (bytes as surrogateescape).
     dhcpcd_conf: str
@@ -90,8 +91,8 @@ echo ::interface; echo "$interface"
 ! test -e "/sys/class/net/$interface/wireless" || echo ::wireless
 echo ::route; echo "$route"
 echo ::address; ip -json -4 address show dev "$interface"
-if nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null >/dev/null; then
-  echo ::networkmanager; nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface"
+if device=$(nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null); then
+  echo ::networkmanager; echo "$device"
   echo ::connections; nmcli -t -f UUID,FILENAME,NAME connection show --active
 fi
 echo ::networkd
@@ -101,7 +102,7 @@ if systemctl is-active -q dhcpcd && dhcpcd -U "$interface" >/dev/null 2>&1; then
   echo ::dhcpcd; base64 -w 0 {DHCPCD}; echo
 fi
 if command -v ifquery >/dev/null && ifquery --state "$interface" >/dev/null 2>&1; then echo ::ifupdown; fi
-if ls /lib/netplan/*.yaml /etc/netplan/*.yaml >/dev/null 2>&1; then
+if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml 2>/dev/null)" ]; then
   echo ::netplan; python3 - <<'END'
 {_NETPLAN_KEYS}
 END

@@ -16,13 +16,13 @@ def home() -> Path:
 def prepare() -> None:
     """The lab's own secrets, as `make secrets` makes them for production."""
     machine.run([sys.executable, "-m", "console.secrets"], env=environment())
-    _hand_over(home() / "secrets.toml")
+    hand_over(home() / "secrets.toml")
 
 
 def forget_hosts() -> None:
     """A new node has new host keys, and may get an address that another one had."""
     (home() / "known_hosts").write_text("")
-    _hand_over(home() / "known_hosts")
+    hand_over(home() / "known_hosts")
 
 
 def public_key() -> str:
@@ -33,7 +33,7 @@ def public_key() -> str:
         machine.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator of the lab", "-f", private]
         )
-        _hand_over(home(), private, private.with_suffix(".pub"))
+        hand_over(home(), private, private.with_suffix(".pub"))
     return private.with_suffix(".pub").read_text().strip()
 
 
@@ -61,7 +61,7 @@ def as_caller() -> list[str]:
     return []
 
 
-def _hand_over(*paths: Path) -> None:
+def hand_over(*paths: Path) -> None:
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
     if uid and gid:
         for path in paths:

@@ -1,1 +1,1 @@
-"""Python that runs on the nodes and inside the orchestrator: cache, budget, planner, probe and others."""
+"""Python that runs on the nodes and in the orchestrator: cache, budget, planner, probe, prewarm, hitratio."""

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 STATE = Path("/var/lib/okome/address")
-PENDING, CONFIRMED, LOCK = STATE / "pending", STATE / "confirmed", STATE / "lock"
+PENDING, CONFIRMED, FAILED, LOCK = STATE / "pending", STATE / "confirmed", STATE / "failed", STATE / "lock"
 OLD, NEW = STATE / "old", STATE / "new"
 UNDO, SWITCH = "okome-address-undo", "okome-address-switch"
 NM = ("org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.freedesktop.NetworkManager")
@@ -191,6 +191,8 @@ def arm(request: dict[str, Any]) -> dict[str, Any]:
         held = address in (known["local"] for known in addresses(request["interface"]))
         if not held and (mac := ask_arp(request["interface"], "0.0.0.0", address)):  # noqa: S104 (a probe's sender)
             return {"result": "in use", "mac": mac}
+        if request["netplan"]:
+            run("netplan", "generate")  # what it cannot read now would stop the change and its undo alike
         request |= {
             "sha256": hashlib.sha256(content).hexdigest(),
             "applied": False,
@@ -203,6 +205,7 @@ def arm(request: dict[str, Any]) -> dict[str, Any]:
             write(OLD, path.read_bytes(), 0o600)
         write(NEW, content, 0o600)
         remove(CONFIRMED)
+        remove(FAILED)
         note(request)
         try:
             start_undo(request)
@@ -252,7 +255,8 @@ def switch() -> None:
             write(Path(request["path"]), NEW.read_bytes(), request["mode"])
             activate(request, request["connection"])
             note(request | {"applied": True})
-        except (GuardError, OSError, subprocess.TimeoutExpired):
+        except (GuardError, OSError, subprocess.TimeoutExpired) as error:
+            write(FAILED, str(error).encode(), 0o600)
             undo(request)
             raise
 

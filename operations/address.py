@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gevent
-from paramiko import SSHException
+from paramiko import HostKeys, SSHException
 from pyinfra import host, logger
 from pyinfra.api import (
     FunctionCommand,
@@ -31,6 +31,7 @@ from pyinfra.connectors.util import CommandOutput
 
 from facts.network import (
     DHCPCD,
+    FAILED,
     GUARD,
     GUARD_UNIT,
     NETPLAN,
@@ -65,7 +66,7 @@ class Wanted(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One whole file, and the NetworkManager connection it makes."""
+    """One whole file, and the NetworkManager connection (id or UUID) that brings it into effect."""
 
     path: str
     mode: str
@@ -195,14 +196,15 @@ def change(now: Interface, want: Wanted) -> Change:
                     " that instead of replacing it: remove it there first."
                 )
         content = netplan_file(want, netplan)
-        return Change(NETPLAN, "600", content.encode(), now["connection"] and now["connection"]["name"])
+        return Change(NETPLAN, "600", content.encode(), now["connection"] and now["connection"]["uuid"])
     if manager == "NetworkManager":
         return Change(NETWORKMANAGER, "600", networkmanager_file(want, interface).encode(), "okome-lan")
     if manager == "systemd-networkd":
         return Change(NETWORKD, "644", networkd_file(want, interface).encode(), None)
     if manager == "dhcpcd":
         text = dhcpcd_file(want, interface, now["dhcpcd_conf"])
-        return Change(DHCPCD, now["files"][DHCPCD]["mode"], text.encode(errors="surrogateescape"), None)
+        mode = now["files"][DHCPCD]["mode"] if DHCPCD in now["files"] else "644"
+        return Change(DHCPCD, mode, text.encode(errors="surrogateescape"), None)
     if manager == "ifupdown":
         raise OperationError(
             f"{interface} is configured by ifupdown (/etc/network/interfaces), which is not supported:"
@@ -319,6 +321,7 @@ class Move:
         if settled(now, self.want, target):
             return
         self.learn_keys()
+        self.refuse_a_stranger()
         self.install_guard(now)
         previous = self.arm(now, target)
         if trouble := self.confirm(target, time.monotonic() + self.confirm_seconds):
@@ -342,6 +345,16 @@ class Move:
         for line in output.stdout_lines:
             kind, blob = line.split()[:2]
             self.keys.add((kind, base64.b64decode(blob)))
+
+    def refuse_a_stranger(self) -> None:
+        """A re-imaged node has new host keys: better said now than found out at the new address."""
+        file = Path(self.connector.data["ssh_known_hosts_file"] or "~/.ssh/known_hosts").expanduser()
+        known = HostKeys(str(file)).lookup(self.address) if file.exists() else None
+        if known and not any((kind, key.asbytes()) in self.keys for kind, key in known.items()):
+            raise AddressError(
+                f"{file} knows another machine at {self.address}: nothing was changed. If this node was"
+                f" imaged anew, run: ssh-keygen -f {file} -R {self.address}"
+            )
 
     def install_guard(self, now: Interface) -> None:
         """Upload the guard and its boot unit, where they are not what they are here."""
@@ -427,7 +440,9 @@ class Move:
     def undone(self, trouble: str, previous: str | None) -> str:
         """Wait for the undo, and say how it ended."""
         reached = self.find(previous)
-        return f"{self.want.address} was undone: {trouble.rstrip('.')}; the node answers at {reached}."
+        _, output = self.ask(f"! test -e {FAILED} || cat {FAILED}", seconds=10)
+        reason = (output.stdout.strip() or trouble).rstrip(".")
+        return f"{self.want.address} was undone: {reason}; the node answers at {reached}."
 
     # Connections.
 

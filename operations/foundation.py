@@ -27,9 +27,7 @@ def foundation() -> None:
     explain_lost_connections()
     machine = host.get_fact(Machine, _sudo=False)
     if not machine["sudo"]:
-        raise OperationError(
-            f"{host.name}: sudo wants a password of {host.data.ssh_user}; let it in without."
-        )
+        raise OperationError(f"{host.name}: {host.data.ssh_user} needs sudo without a password.")
     if machine["release"] not in RELEASES:
         raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
 

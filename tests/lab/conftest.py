@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,12 @@ class Lab:
         """testinfra's word on the finished node, as an operator asks for it."""
         pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", node]
         self("run", "--", *pytest, *words, timeout=300)
+
+
+def kill_group(run: subprocess.Popen[Any]) -> None:
+    """SIGKILL for a run and all it started, which may be root's."""
+    subprocess.run([*AS_ROOT, "kill", "-KILL", "--", f"-{run.pid}"], check=False, timeout=30)
+    run.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

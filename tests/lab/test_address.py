@@ -1,13 +1,11 @@
 """The address as a transaction, on a booted node, with every network manager.
 
 The tests of one manager share a node, in this order: first all that must leave it at its leased address, then
-the move, then what starts from its static one.
+the move, then what starts from its static one. What no manager has a part in runs with one of them.
 """
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import AS_ROOT
-from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run
+from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
 DEPLOY = "tests/lab/address/cn01.py"
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
@@ -97,8 +95,7 @@ class Node:
             wait("the change in effect", lambda: self.unconfirmed(address))
             yield
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+            kill_group(process)
             on_the_lan("route", "del", "blackhole", f"{address}/32")
 
 
@@ -121,6 +118,7 @@ def taken() -> Iterator[str]:
     on_the_lan("address", "del", f"{FINAL}/32", "dev", "br0")
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_dry_run_on_a_bare_node_changes_nothing(node: Node) -> None:
     before = node.state()
     run = node.deploy(node.leased, "--dry")
@@ -130,9 +128,64 @@ def test_dry_run_on_a_bare_node_changes_nothing(node: Node) -> None:
     assert not node.lab.execute("sh", "-c", "ls /usr/local/lib/okome 2>/dev/null; true")
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_an_address_in_use_is_refused(node: Node, taken: str) -> None:
     before = node.state()
     assert f"{FINAL} is in use by {taken}: nothing was changed" in node.refused(node.leased)
+    assert node.state() == before
+
+
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_a_node_imaged_anew_is_told_at_once(node: Node) -> None:
+    """The operator's known_hosts has the key that the address had before."""
+    before = node.state()
+    other = f"ssh-keygen -q -t ed25519 -N '' -f $D/k && echo {FINAL} $(cat $D/k.pub) >> $OKOME_KNOWN_HOSTS"
+    node.lab("run", "--", "sh", "-c", f"D=$(mktemp -d); {other}; rm -r $D")
+    assert f"knows another machine at {FINAL}: nothing was changed" in node.refused(node.leased)
+    assert node.state() == before
+    node.lab("run", "--", "sh", "-c", f"ssh-keygen -q -f $OKOME_KNOWN_HOSTS -R {FINAL}")
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_a_broken_file_of_netplan_is_left_to_its_owner(node: Node) -> None:
+    before, other = node.state(), "/etc/netplan/60-somebody.yaml"
+    node.lab.execute("sh", "-c", f"umask 077; echo 'network: {{version: 2, ethernets: 7}}' > {other}")
+    assert "nothing was changed: `netplan generate` failed" in node.refused(node.leased)
+    node.lab.execute("rm", other)
+    assert node.state() == before
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_addresses_in_another_file_of_netplan_are_refused(node: Node) -> None:
+    before, other = node.state(), "/etc/netplan/60-somebody.yaml"
+    text = "network: {version: 2, ethernets: {wired: {addresses: [192.168.86.40/24]}}}"
+    node.lab.execute("sh", "-c", f"umask 077; echo '{text}' > {other}")
+    assert f"{other} already sets addresses for wired" in node.refused(node.leased)
+    node.lab.execute("rm", other)
+    assert node.state() == before
+
+
+# Out of order for the change, for its undo and for the undo's first repetition.
+FAILING_NETWORKCTL = """
+cp /usr/bin/networkctl /run/networkctl.real; : >/run/networkctl.failed
+cat >/run/networkctl <<'END'
+#!/bin/sh
+if [ "$1" = reload ] && [ $(wc -l </run/networkctl.failed) -lt 3 ]; then
+  echo >>/run/networkctl.failed; echo out of order >&2; exit 1
+fi
+exec /run/networkctl.real "$@"
+END
+chmod 755 /run/networkctl; mount --bind /run/networkctl /usr/bin/networkctl
+"""
+
+
+@pytest.mark.parametrize("node", ["networkd"], indirect=True)
+def test_a_manager_that_fails_is_quoted_and_its_undo_repeated(node: Node) -> None:
+    before = node.state()
+    node.lab.execute("sh", "-c", FAILING_NETWORKCTL)
+    said = node.refused(node.leased)
+    assert f"undone: `networkctl reload` failed: out of order; the node answers at {node.leased}" in said
+    node.lab.execute("umount", "/usr/bin/networkctl")
     assert node.state() == before
 
 
@@ -162,9 +215,12 @@ def test_a_power_cut_leads_back_to_the_lease(node: Node) -> None:
 
 
 def test_the_leased_address_becomes_static(node: Node) -> None:
-    assert node.changed(node.leased, address=node.leased) == 2
+    data = {"address": node.leased, "lan_dns": json.dumps(["192.168.86.1", "9.9.9.9"])}
+    assert node.changed(node.leased, **data) == 2
     assert node.addresses() == [node.leased]
-    assert node.changed(node.leased, address=node.leased) == 0
+    resolvers = "cat /etc/resolv.conf /run/systemd/resolve/resolv.conf 2>/dev/null; true"
+    assert "9.9.9.9" in node.lab.execute("sh", "-c", resolvers)
+    assert node.changed(node.leased, **data) == 0
 
 
 def test_the_run_goes_on_at_the_new_address(node: Node) -> None:
@@ -180,6 +236,7 @@ def test_it_survives_a_reboot(node: Node) -> None:
     assert node.changed(FINAL) == 0
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_a_wrong_gateway_leads_back_to_the_right_one(node: Node) -> None:
     before = node.state()
     said = node.refused(FINAL, lan_gateway=NOBODY)
@@ -187,6 +244,7 @@ def test_a_wrong_gateway_leads_back_to_the_right_one(node: Node) -> None:
     assert node.state() == before
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_the_next_run_finishes_what_a_dead_one_left(node: Node) -> None:
     with node.control_machine_dies(FINAL, OTHER, seconds=300):
         pass
@@ -195,10 +253,9 @@ def test_the_next_run_finishes_what_a_dead_one_left(node: Node) -> None:
     assert node.changed(OTHER, address=OTHER) == 0
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_the_next_run_undoes_what_it_does_not_want(node: Node) -> None:
     with node.control_machine_dies(OTHER, FINAL, seconds=300):
         pass
-    assert node.changed(FINAL, address=OTHER, lan_dns=json.dumps(["192.168.86.1", "9.9.9.9"])) == 1
+    assert node.changed(FINAL, address=OTHER, lan_prefix_length=25) == 1
     assert node.addresses() == [OTHER]
-    resolvers = "cat /etc/resolv.conf /run/systemd/resolve/resolv.conf 2>/dev/null; true"
-    assert "9.9.9.9" in node.lab.execute("sh", "-c", resolvers)

@@ -20,7 +20,7 @@ def backend(lab: Lab) -> Lab:
         "sh", "-ec",
         "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy redis-server;"
         " redis-cli set old 1; redis-cli save; redis-cli config set appendonly yes; redis-cli config rewrite;"
-        " until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done;"
+        " timeout 30 sh -c 'until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done';"
         " test -e /var/lib/redis/dump.rdb; systemctl mask redis-server",
     )  # fmt: skip
     run = lab.deploy(address=address)
@@ -36,11 +36,13 @@ def started(lab: Lab) -> str:
     return lab.execute("systemctl", "show", "-p", "InvocationID", "redis-server")
 
 
-def files(lab: Lab) -> str:
-    return lab.execute(
+def files(lab: Lab) -> list[str]:
+    """Mode, owner, path and content of everything that a deploy of the backend could have changed."""
+    listing = lab.execute(
         "find", "/etc/redis", "/var/lib/okome", "/usr/local", "/etc/systemd/system",
         "-type", "f", "-printf", "%m %u %g %p ", "-exec", "sha256sum", "{}", ";",
     )  # fmt: skip
+    return sorted(listing.splitlines())
 
 
 def test_debians_configuration_never_runs(lab: Lab) -> None:

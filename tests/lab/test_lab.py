@@ -1,7 +1,6 @@
 """The lab itself: its nodes are what a new Pi is, and it leaves the machine as it found it."""
 
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from lab import LabError, machine
 from tests.conftest import AS_ROOT
-from tests.lab.conftest import ENVIRONMENT, NAME, ROOT, Lab
+from tests.lab.conftest import ENVIRONMENT, NAME, ROOT, Lab, kill_group
 
 PROBE = f"p{NAME}"
 
@@ -102,8 +101,7 @@ def test_nothing_is_left(lab: Lab) -> None:
     run = subprocess.Popen(probe.command("up", "cn01", "--fresh"), cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
                            stderr=subprocess.DEVNULL)  # fmt: skip
     time.sleep(1.0)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait(timeout=30)
+    kill_group(run)
     probe("up", "cn01")
     assert probe.execute("hostname").strip() == "raspberrypi"
     probe("down")

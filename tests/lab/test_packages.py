@@ -23,7 +23,7 @@ dpkg-deb -R dhcpcd-base_*.deb new && rm dhcpcd-base_*.deb
 sed -i 's/^Version:.*/Version: 9:99/' new/DEBIAN/control
 echo '# shipped by the newer package' >> new/etc/dhcpcd.conf
 (cd new && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | xargs -0 md5sum > DEBIAN/md5sums)
-dpkg-deb -q -b new newer.deb && rm -r new
+dpkg-deb -b new newer.deb && rm -r new
 { dpkg-deb -f newer.deb; echo "Filename: ./newer.deb"; echo "Size: $(stat -c %s newer.deb)"
   echo "SHA256: $(sha256sum newer.deb | cut -d' ' -f1)"; } > Packages
 echo 'deb [trusted=yes] file:/srv/newer ./' > /etc/apt/sources.list.d/newer.list

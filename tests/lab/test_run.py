@@ -1,14 +1,12 @@
 """The main job on booted nodes: from bare to finished, again, and through everything that interrupts it."""
 
-import os
 import re
-import signal
 import subprocess
 import time
 
 import pytest
 
-from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run
+from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
 DEPLOY = "deploys/cn01.py"
 # What no two nodes have in common, or no two moments.
@@ -113,8 +111,7 @@ def wait_for(run: subprocess.Popen[str], text: str) -> None:
 
 def kill(run: subprocess.Popen[str]) -> None:
     """The control machine is gone: nothing of it gets to say goodbye."""
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait(timeout=30)
+    kill_group(run)
 
 
 MOMENTS = [

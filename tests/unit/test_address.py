@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyinfra.api import OperationError, OperationValueError
 
-from facts.network import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
+from facts.network import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface, parse, unescape
 from operations.address import BEGIN, END, Change, Wanted, change, dhcpcd_file, settled, wanted, without_block
 
 WANT = wanted("192.168.86.19/24", "192.168.86.1", ["192.168.86.1", "9.9.9.9"])
@@ -45,6 +45,34 @@ def moved(target: Change, **differs: Any) -> Interface:
     return interface(**there | differs)
 
 
+def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
+    running = ["::interface", "eth0", "::networkmanager", "10 (unmanaged)", ""]
+    networkd = [
+        "::networkd",
+        '"AdministrativeState":"configured"',
+        '"NetworkFile":"/etc/systemd/network/10.network"',
+    ]
+    assert parse(running)["manager"] is None
+    assert parse([*running, *networkd])["manager"] == "systemd-networkd"
+
+
+def test_a_link_local_address_is_no_address_of_the_node() -> None:
+    one = {"local": "169.254.7.7", "prefixlen": 16, "scope": "link"}
+    assert parse(["::interface", "eth0", "::address", json.dumps([{"addr_info": [one]}])])["addresses"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("0c0c:802-3-ethernet:host0", ["0c0c", "802-3-ethernet", "host0"]),
+        (r"0c0c:a\:b\\c:d", ["0c0c", r"a:b\c", "d"]),
+        ("0c0c::", ["0c0c", "", ""]),
+    ],
+)
+def test_fields_of_nmcli(text: str, fields: list[str]) -> None:
+    assert unescape(text)[: len(fields)] == fields
+
+
 @pytest.mark.parametrize(
     ("address", "gateway", "dns", "says"),
     [
@@ -77,7 +105,7 @@ def test_a_point_to_point_network_has_no_special_addresses() -> None:
     ("found", "path", "mode", "connection"),
     [
         (interface(), NETWORKMANAGER, "600", "okome-lan"),
-        (interface(netplan="wired"), NETPLAN, "600", "Wired connection 1"),
+        (interface(netplan="wired"), NETPLAN, "600", "0c0c0675"),
         (
             interface(manager="systemd-networkd", netplan="host0", connection=None),
             NETPLAN,
@@ -107,6 +135,10 @@ def test_each_manager_has_its_file(found: Interface, path: str, mode: str, conne
         (
             interface(netplan="wired", definitions={"/etc/netplan/50.yaml": ["addresses", "dhcp4"]}),
             "/etc/netplan/50.yaml already sets addresses for wired",
+        ),
+        (
+            interface(netplan="wired", definitions={"/etc/netplan/50.yaml": ["dhcp4", "routes"]}),
+            "/etc/netplan/50.yaml already sets routes for wired",
         ),
     ],
 )

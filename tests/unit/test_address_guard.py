@@ -63,9 +63,10 @@ def test_no_frame_is_too_strange(frame: bytes) -> None:
 def test_a_file_is_replaced_with_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "okome-lan.nmconnection"
     path.write_text("before")
-    guard.write(path, b"after", 0o600, ME)
-    assert path.read_bytes() == b"after"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for mode in (0o600, 0o644):
+        guard.write(path, b"after", mode, ME)
+        assert path.read_bytes() == b"after"
+        assert stat.S_IMODE(path.stat().st_mode) == mode
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -124,7 +124,7 @@ def test_a_refusal_puts_everything_back_and_says_why(node: Path) -> None:
 def test_a_checker_that_hangs_is_a_refusal(node: Path) -> None:
     before = snapshot(node / "etc")
     source = program(node / "state").replace("CHECK_SECONDS = 60", "CHECK_SECONDS = 1")
-    answer = run(node / "state", request(wanted(node), "sleep 50 & sleep 50"), source)
+    answer = run(node / "state", request(wanted(node), "sleep 500 & sleep 500"), source)
     assert answer.returncode == 1
     assert "no verdict within 1 s" in answer.stderr
     assert snapshot(node / "etc") == before

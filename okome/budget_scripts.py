@@ -1,0 +1,244 @@
+"""The budgets' Lua, for Redis 7.0: one call, one decision, all or nothing. Time is Redis's.
+
+A rate is a string: the theoretical arrival time of GCRA, in seconds. A cap is a hash, so that it is lost as a
+whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
+next (ms), L:lease "state amount expiry" with state N (reserved) or S (started), T:lease "charged expiry", the
+tombstone of a settled or expired lease. A late or repeated settlement changes s by the difference to the
+tombstone alone.
+
+KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
+lease, its ttl (ms), retention of tombstones (ms), whether there is a ledger (else the epoch is the seed
+mark), and the rules.
+"""
+
+from okome.connection import Script
+
+_CAP = """
+local redis_call = redis.call
+local call = cmsgpack.unpack(ARGV[1])
+local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4], call[5]
+local time = redis_call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local now_ms = math.floor(now * 1000)
+
+-- Refund expired leases that never started, charge those that did, forget old tombstones.
+local function sweep(key)
+  local all = redis_call('HGETALL', key)
+  local spent, reserved, nearest, gone, set = 0, 0, nil, {}, {}
+  for i = 1, #all, 2 do
+    local name, value = all[i], all[i + 1]
+    if name == 's' then spent = tonumber(value) elseif name == 'r' then reserved = tonumber(value) end
+  end
+  for i = 1, #all, 2 do
+    local name, value = all[i], all[i + 1]
+    local kind = string.sub(name, 1, 2)
+    if kind == 'L:' then
+      local state, amount, expiry = string.match(value, '(%a) (%d+) (%d+)')
+      amount, expiry = tonumber(amount), tonumber(expiry)
+      if expiry <= now_ms then
+        local charged = state == 'S' and amount or 0
+        reserved, spent = reserved - amount, spent + charged
+        gone[#gone + 1] = name
+        set[#set + 1] = 'T:' .. string.sub(name, 3)
+        set[#set + 1] = string.format('%d %d', charged, now_ms + retention)
+      elseif not nearest or expiry < nearest then
+        nearest = expiry
+      end
+    elseif kind == 'T:' and tonumber(string.match(value, '%d+ (%d+)')) <= now_ms then
+      gone[#gone + 1] = name
+    end
+  end
+  for i = 1, #gone, 100 do redis_call('HDEL', key, unpack(gone, i, math.min(i + 99, #gone))) end
+  for i = 1, #set, 100 do redis_call('HSET', key, unpack(set, i, math.min(i + 99, #set))) end
+  -- The next sweep not before it has paid off: leases that expire one by one must not cost a sweep each.
+  if nearest then nearest = math.max(nearest, now_ms + math.ceil(#all / 20)) end
+  redis_call('HSET', key, 's', spent, 'r', reserved, 'n', nearest or 0)
+  return spent, reserved, nearest or 0
+end
+
+-- spent, reserved, next expiry; or nil where the counter is lost.
+local function cap(key, known_zero)
+  local f = redis_call('HMGET', key, 's', 'r', 'n')
+  if not f[1] then
+    if known_zero then return 0, 0, 0, true end
+    return nil
+  end
+  local nearest = tonumber(f[3] or 0)
+  if nearest > 0 and nearest <= now_ms then return sweep(key) end
+  return tonumber(f[1]), tonumber(f[2]), nearest
+end
+
+local function sooner(a, b)
+  if a == 0 or b < a then return b end
+  return a
+end
+
+local function whole(x) return string.format('%.0f', x) end
+"""
+
+# Rules: R, amount, seconds per unit, seconds of burst; or C, amount, limit, begin and end of the period (s).
+# Returns {outcome, s, us, rule, retry (ms, -1 never), left, reset (ms), left, reset...}; outcome OK, DENIED,
+# LOST, or PERIOD where the caller's idea of the calendar is wrong.
+RESERVE = Script(
+    _CAP
+    + """
+local answer = {'OK', time[1], time[2], 0, 0}
+local again = redis_call('GET', KEYS[1])
+local known_zero = not ledger and redis_call('GET', KEYS[2])
+local state = {}
+for i = 3, #KEYS do
+  local rule = rules[i - 2]
+  local amount = again and 0 or rule[2]
+  if rule[1] == 'R' then
+    local interval, burst = rule[3], rule[4]
+    local before = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
+    local after = before + amount * interval
+    -- A microsecond of grace: a float can't hold every sum of intervals.
+    local over = after - now - burst - 1e-6
+    if over > 0 and not again then
+      local retry = amount * interval > burst + 1e-6 and -1 or math.ceil(over * 1000)
+      if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
+        answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
+      end
+      after = before
+    end
+    state[i] = {after, before}
+  else
+    local limit, begins, ends = rule[3], rule[4], rule[5]
+    if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
+    local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
+    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
+    if spent + reserved + amount > limit and not again then
+      local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
+      if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
+        answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
+      end
+    end
+    state[i] = {spent, reserved, nearest, fresh}
+  end
+end
+local granted = answer[1] == 'OK' and not again
+for i = 3, #KEYS do
+  local rule, s = rules[i - 2], state[i]
+  local amount = rule[2]
+  if rule[1] == 'R' then
+    local interval, burst = rule[3], rule[4]
+    local tat = granted and s[1] or s[2]
+    if granted then
+      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.max(1, math.ceil((tat - now) * 1000)))
+    end
+    answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
+    answer[#answer + 1] = math.ceil((tat - now) * 1000)
+  else
+    local limit, ends = rule[3], rule[5]
+    local reserved = s[2]
+    if granted then
+      reserved = reserved + amount
+      local expiry = now_ms + ttl
+      redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
+        'L:' .. lease, string.format('N %.0f %.0f', amount, expiry))
+      if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
+    end
+    answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
+    answer[#answer + 1] = math.ceil((ends - now) * 1000)
+  end
+end
+if granted then redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention) end
+return answer
+"""
+)
+
+# KEYS caps only from the third. ARGV lease, ttl of a started lease (ms), retention (ms), ledger or epoch;
+# then per cap two: amount, limit. What is not reserved any more (expired, lost and reseeded) is reserved
+# anew, if it fits. Returns {OK, DENIED or LOST, s, us, rule}.
+START = Script(
+    _CAP
+    + """
+local known_zero = not ledger and redis_call('GET', KEYS[2])
+local state = {}
+for i = 3, #KEYS do
+  local spent, reserved, nearest = cap(KEYS[i], known_zero)
+  if not spent then return {'LOST', time[1], time[2], i - 2} end
+  local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
+  local amount = rules[i - 2][1]
+  local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
+  if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
+  if not f[1] and spent + reserved + amount > rules[i - 2][2] then
+    return {'DENIED', time[1], time[2], i - 2}
+  end
+  state[i] = {spent, reserved + amount - held, nearest, f[2]}
+end
+local expiry = now_ms + ttl
+for i = 3, #KEYS do
+  local s = state[i]
+  if s[4] then redis_call('HDEL', KEYS[i], 'T:' .. lease) end
+  redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
+    'L:' .. lease, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
+end
+if redis_call('GET', KEYS[1]) == 'R' then
+  redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention)
+end
+return {'OK', time[1], time[2], 0}
+"""
+)
+
+# Rules: R, reserved, actual, seconds per unit; or C, reserved, actual, end of the period (s). Returns {OK or
+# LOST, s, us, rule}.
+SETTLE = Script(
+    _CAP
+    + """
+local known_zero = not ledger and redis_call('GET', KEYS[2])
+local state = {}
+for i = 3, #KEYS do
+  if rules[i - 2][1] == 'C' then
+    local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
+    if not spent then return {'LOST', time[1], time[2], i - 2} end
+    state[i] = {spent, reserved, nearest, fresh}
+  end
+end
+local marker = redis_call('GET', KEYS[1])
+for i = 3, #KEYS do
+  local estimate, actual, last = rules[i - 2][2], rules[i - 2][3], rules[i - 2][4]
+  if state[i] then
+    local spent, reserved = state[i][1], state[i][2]
+    local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease, 'd')
+    local debt, charged, covered = tonumber(f[3] or 0), 0, 0
+    if f[1] then
+      covered = tonumber(string.match(f[1], '%a (%d+)'))
+      reserved = reserved - covered
+      redis_call('HDEL', KEYS[i], 'L:' .. lease)
+    elseif f[2] then
+      charged = tonumber(string.match(f[2], '%d+'))
+      covered = charged
+    end
+    redis_call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
+      'd', whole(debt + math.max(0, actual - covered)),
+      'T:' .. lease, string.format('%.0f %.0f', actual, now_ms + retention))
+    if state[i][4] then
+      redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
+    end
+  elseif marker == 'R' and actual ~= estimate then
+    local tat = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
+    tat = tat + (actual - estimate) * last
+    if tat > now then
+      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000))
+    else
+      redis_call('DEL', KEYS[i])
+    end
+  end
+end
+redis_call('SET', KEYS[1], 'S', 'PX', retention)
+return {'OK', time[1], time[2], 0}
+"""
+)
+
+# KEYS cap; ARGV spent, end of the period (s), then names and values of fields. Never over what is there
+# already.
+SEED = Script("""
+if redis.call('HGET', KEYS[1], 's') then return 0 end
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 's', ARGV[1])
+for i = 3, #ARGV, 100 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 99, #ARGV))) end
+redis.call('PEXPIRE', KEYS[1], math.max(0, (tonumber(ARGV[2]) - tonumber(time[1])) * 1000) + 86400000)
+return 1
+""")

@@ -1,0 +1,175 @@
+"""How a value lies in Redis: a fixed header, the tags it hangs on, the encoded value. What is not this is a
+miss.
+
+magic "okm", version, kind, compressed | crc32 of all that follows | crc32 of the codec's name | token
+| created, fresh, stale, stale_if_error, compute, quiet_until (s) | length of tags | tags (msgpack) | body
+"""
+
+import struct
+import zlib
+from enum import IntEnum
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+import zstandard
+
+T = TypeVar("T")
+
+MAGIC: Final = b"okm"
+VERSION: Final = 1
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""The largest value that is stored, encoded and before compression."""
+COMPRESS_ABOVE: Final = 2048  # bytes; below it zstd costs more time than the network does
+TOKEN_BYTES: Final = 16
+
+_OUTER = struct.Struct(">3sBBBI")
+_INNER = struct.Struct(">I16sddddddI")
+TOKEN_AT: Final = _OUTER.size + 4
+"""Where the token stands: the scripts compare it without reading the value."""
+
+
+class Codec(Protocol[T]):
+    """Value to bytes and back. `name` is stored: entries under another name are misses, so put the schema in
+    it.
+    """
+
+    name: str
+
+    def encode(self, value: T) -> bytes: ...
+    def decode(self, data: bytes) -> T: ...
+
+
+class Msgpack(Generic[T]):
+    """msgspec's MessagePack, validated against `type`. Raise `version` when the type's meaning changes."""
+
+    def __init__(self, type: type[T], version: int = 1) -> None:  # noqa: A002  # msgspec's own word for it
+        self.name = f"msgpack:{type!r}:{version}"
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(type)
+
+    def encode(self, value: T) -> bytes:
+        return self._encoder.encode(value)
+
+    def decode(self, data: bytes) -> T:
+        return self._decoder.decode(data)
+
+
+class Bytes:
+    """Bytes as they are."""
+
+    name = "bytes"
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+class Kind(IntEnum):
+    VALUE = 1
+    ERROR = 2  # a remembered failure; the body is the error's type name
+    PASS = 3  # too large to store: compute without waiting for one another
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """One entry. Times in seconds: `created` and `quiet_until` by Redis's clock, the others are durations."""
+
+    kind: Kind
+    codec: str
+    token: bytes
+    created: float
+    fresh: float
+    body: bytes
+    stale: float = 0.0
+    stale_if_error: float = 0.0
+    compute: float = 0.0
+    quiet_until: float = 0.0
+    tags: dict[str, bytes] = {}
+
+    @property
+    def life(self) -> float:
+        """Seconds from creation until nobody may use it."""
+        return self.fresh + max(self.stale, self.stale_if_error)
+
+    def pack(self) -> bytes:
+        compressed = len(self.body) > COMPRESS_ABOVE
+        body = zstandard.compress(self.body, 3) if compressed else self.body
+        tags = _TAGS.encode(self.tags) if self.tags else b""
+        rest = b"".join(
+            (
+                _INNER.pack(
+                    _codec_id(self.codec),
+                    self.token,
+                    self.created,
+                    self.fresh,
+                    self.stale,
+                    self.stale_if_error,
+                    self.compute,
+                    self.quiet_until,
+                    len(tags),
+                ),
+                tags,
+                body,
+            )
+        )
+        return _OUTER.pack(MAGIC, VERSION, self.kind, compressed, zlib.crc32(rest)) + rest
+
+
+_TAGS = msgspec.msgpack.Encoder()
+_TAGS_DECODER = msgspec.msgpack.Decoder(dict[str, bytes])
+_CODEC_IDS: dict[str, int] = {}
+
+
+def _codec_id(name: str) -> int:
+    known = _CODEC_IDS.get(name)
+    if known is None:
+        known = _CODEC_IDS[name] = zlib.crc32(name.encode())
+    return known
+
+
+def unpack(data: bytes, codec: str) -> Envelope | None:
+    """The envelope, or None for anything that was not packed by this version with this codec."""
+    if len(data) < _OUTER.size + _INNER.size:
+        return None
+    magic, version, kind, compressed, checksum = _OUTER.unpack_from(data)
+    if magic != MAGIC or version != VERSION or not 1 <= kind <= len(_KINDS):
+        return None
+    if zlib.crc32(memoryview(data)[_OUTER.size :]) != checksum:
+        return None
+    codec_id, token, created, fresh, stale, stale_if_error, compute, quiet_until, tag_bytes = (
+        _INNER.unpack_from(data, _OUTER.size)
+    )
+    if codec_id != _codec_id(codec):
+        return None
+    start = _OUTER.size + _INNER.size
+    tags: dict[str, bytes] = {}
+    if tag_bytes:
+        try:
+            tags = _TAGS_DECODER.decode(data[start : start + tag_bytes])
+        except msgspec.DecodeError:
+            return None
+    body = data[start + tag_bytes :]
+    if compressed:
+        try:
+            if zstandard.frame_content_size(body) > MAX_BYTES:
+                return None
+            body = zstandard.decompress(body, max_output_size=MAX_BYTES)
+        except zstandard.ZstdError:
+            return None
+    return Envelope(
+        _KINDS[kind - 1],
+        codec,
+        token,
+        created,
+        fresh,
+        body,
+        stale,
+        stale_if_error,
+        compute,
+        quiet_until,
+        tags,
+    )
+
+
+_KINDS = tuple(Kind)

@@ -1,0 +1,124 @@
+"""The durable record of what was spent: SQLite at the orchestrator, append-only. Redis can be rebuilt from
+it.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+  id INTEGER PRIMARY KEY,
+  at REAL NOT NULL,             -- seconds since the epoch
+  lease TEXT NOT NULL,
+  event TEXT NOT NULL CHECK (event IN ('start', 'settle')),
+  counter TEXT NOT NULL,        -- a cap, whom it is for (digest), the period
+  amount INTEGER NOT NULL CHECK (amount >= 0),
+  UNIQUE (lease, event, counter)
+) STRICT;
+CREATE INDEX IF NOT EXISTS entries_by_counter ON entries (counter, lease, event, amount, at);
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+"""
+
+_INSERT = "INSERT OR IGNORE INTO entries (at, lease, event, counter, amount) VALUES (?, ?, ?, ?, ?)"
+
+_SPENT = "SELECT coalesce(sum(amount), 0) FROM entries WHERE counter = ? AND event = 'settle'"
+
+_OPEN = """
+SELECT lease, amount, at FROM entries AS started WHERE counter = ? AND event = 'start' AND NOT EXISTS
+  (SELECT 1 FROM entries WHERE counter = started.counter AND lease = started.lease AND event = 'settle')
+"""
+
+_SETTLED = "SELECT lease, amount, at FROM entries WHERE counter = ? AND event = 'settle' AND at > ?"
+
+BUSY = 5.0  # s that one process waits for another's write
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One counter by the book. `open` and `settled`: (lease, amount, at); settled only since the time asked
+    for.
+    """
+
+    spent: int
+    open: tuple[tuple[str, int, float], ...]
+    settled: tuple[tuple[str, int, float], ...]
+
+
+class Ledger:
+    """Several processes of one host may share the file. Every append is on the disk when it returns (WAL,
+    FULL).
+
+    Raises sqlite3.Error where the disk is full, read-only, or locked for longer than BUSY.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        try:
+            self._connection = self._thread.submit(self._open, str(path)).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    @staticmethod
+    def _open(path: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
+        deadline = time.monotonic() + BUSY
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.executescript(_SCHEMA)
+            except sqlite3.OperationalError as error:
+                # Switching to WAL does not wait for the busy time when two processes are first at once.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    connection.close()
+                    raise
+                time.sleep(0.01)
+            else:
+                return connection
+
+    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
+        """Work begins that may cost this much: (counter, amount) each."""
+        await self._append("start", lease, charges, at)
+
+    async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
+        """What it did cost. The first settlement of a lease stands; a repeated one changes nothing."""
+        await self._append("settle", lease, charges, at)
+
+    async def _append(self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
+        rows = [(at, lease, event, counter, amount) for counter, amount in charges]
+
+        def insert() -> None:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(_INSERT, rows)
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+        # Cancelling the caller does not undo what is under way.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
+
+    async def account(self, counter: str, settled_since: float) -> Account:
+        def read() -> Account:
+            self._connection.execute("BEGIN")  # one snapshot for the three
+            try:
+                (spent,) = self._connection.execute(_SPENT, (counter,)).fetchone()
+                opened = self._connection.execute(_OPEN, (counter,)).fetchall()
+                settled = self._connection.execute(_SETTLED, (counter, settled_since)).fetchall()
+            finally:
+                self._connection.execute("ROLLBACK")
+            return Account(spent, tuple(opened), tuple(settled))
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+
+    def close(self) -> None:
+        self._thread.submit(self._connection.close).result()
+        self._thread.shutdown()

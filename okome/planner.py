@@ -1,0 +1,404 @@
+"""An example orchestrator: an OpenAI-style API, with the cache and the budgets in front of a stand-in for the
+GPU.
+
+    OKOME_REDIS_URL=redis://okome:...@192.168.86.19:6379 python -m okome.planner --listen 192.168.86.25:8000
+
+It is what an orchestrator would do with the library, and what the lab runs at the orchestrator's address. A
+hit costs no tokens: budgets are charged where something is computed.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import uvicorn
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
+from okome.cache import Cache, CachePolicy, NotCachedError, OverloadedError, RememberedError
+from okome.connection import connect
+from okome.envelope import Bytes
+from okome.headers import Directives
+from okome.keys import digest, is_deterministic, key_of
+from okome.ledger import Ledger
+
+MAX_BODY = 1024 * 1024  # bytes of a request
+MAX_TOKENS = 4096  # of an answer
+DEFAULT_TOKENS = 64
+KEEP_ALIVE = (
+    75  # s; longer than nginx keeps its idle upstream connections (60 s), or a POST meets a closed one
+)
+DONE = b"data: [DONE]\n\n"
+
+_TEXT = """
+a rice bowl holds more than it shows and every grain was counted before the water came to boil so the cook
+waits and the lid stays on while steam finds its own way out
+"""
+_WORDS = tuple(_TEXT.split())
+_ASSETS = {
+    "app.css": ("text/css", b"body { font-family: system-ui; margin: 2rem }\n"),
+    "app.js": ("text/javascript", b"console.log('okome')\n"),
+    "logo.svg": (
+        "image/svg+xml",
+        b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3"/></svg>\n',
+    ),
+}
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """The fields that the planner itself looks at; all others are in the cache key all the same."""
+
+    model: str
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    stream: bool = False
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_TOKENS
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(message.content.split()) for message in self.messages)
+
+
+class GpuStandIn:
+    """Answers as a GPU would: after `latency` seconds, then `tokens_per_second`; the same text for the same
+    request.
+    """
+
+    def __init__(self, latency: float = 0.2, tokens_per_second: float = 50.0) -> None:
+        self._latency = latency
+        self._pause = 1 / tokens_per_second
+        self.counts: Counter[str] = Counter()
+
+    async def tokens(self, request: ChatRequest) -> AsyncGenerator[str, None]:
+        self.counts["requests"] += 1
+        await asyncio.sleep(self._latency)
+        seed = hashlib.blake2b(msgspec.json.encode([request.model, request.messages])).digest()
+        begin = time.monotonic()
+        for n in range(request.max_tokens):
+            # By the schedule and not by a sleep each: so the rate holds for short pauses too.
+            await asyncio.sleep(max(0.0, begin + n * self._pause - time.monotonic()))
+            self.counts["tokens"] += 1
+            yield _WORDS[(seed[n % len(seed)] + n) % len(_WORDS)] + " "
+
+
+class OverBudgetError(Exception):
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.outcome)
+        self.decision = decision
+
+
+class Counts(Collector):
+    """A Counter of the library as a Prometheus counter labelled by event: never by user, key or model."""
+
+    def __init__(self, name: str, text: str, counts: Counter[str]) -> None:
+        self._name, self._text, self._counts = name, text, counts
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._text, labels=["event"])
+        for event, count in sorted(self._counts.items()):
+            family.add_metric([event], count)
+        yield family
+
+
+class Planner:
+    """The orchestrator's own logic; `app` is its ASGI application."""
+
+    def __init__(self, cache: Cache[bytes], budgets: Budgets, gpu: GpuStandIn) -> None:
+        self._cache = cache
+        self._budgets = budgets
+        self._gpu = gpu
+        self._settlements: set[asyncio.Task[None]] = set()
+        self._registry = CollectorRegistry()
+        self._registry.register(Counts("okome_cache", "What the cache did.", cache.counts))
+        self._registry.register(Counts("okome_budget", "What the budgets did.", budgets.counts))
+        self._registry.register(Counts("okome_gpu", "What reached the GPU.", gpu.counts))
+        self._seconds = Histogram(
+            "okome_chat_seconds", "Until the first byte of an answer.", ["cache"], registry=self._registry
+        )
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/health", self.health),
+                Route("/assets/{name}", self.asset),
+                Route("/metrics", self.metrics),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with self._budgets, self._cache:
+            yield
+        if self._settlements:
+            await asyncio.wait(set(self._settlements), timeout=5)
+
+    async def chat(self, request: Request) -> Response:
+        began = time.monotonic()
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                return _error(413, f"a request has at most {MAX_BODY} bytes")
+        try:
+            asked: dict[str, Any] = msgspec.json.decode(bytes(body), type=dict[str, Any])
+            chat = msgspec.convert(asked, ChatRequest)
+            user = digest(request.headers.get("authorization", "anonymous"))
+            key = key_of(asked, tenant=user)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            return _error(400, str(error))
+        directives = Directives.parse(request.headers.get("cache-control"))
+        if not is_deterministic(asked):
+            directives = Directives(no_store=True)  # the same question may have another answer
+        job = _Job(self, chat, {"user": user, "model": chat.model})
+        tags = [f"model:{chat.model}"]
+        try:
+            answer = await self._answer(job, key, tags, directives)
+        except OverBudgetError as error:
+            denied = error.decision
+            kind = "over budget" if denied.outcome is Outcome.DENIED else "the budget's state is not known"
+            return _error(denied.status_code, kind, denied.headers())
+        except NotCachedError as error:
+            return _error(504, str(error))
+        except (OverloadedError, RememberedError) as error:
+            return _error(503, str(error), {"Retry-After": "1"})
+        except TimeoutError:
+            return _error(504, "the computation took too long")
+        if job.decision is not None:
+            answer.headers.update(job.decision.headers())
+        self._seconds.labels(answer.headers["X-OKOME-Cache"]).observe(time.monotonic() - began)
+        return answer
+
+    async def _answer(self, job: "_Job", key: str, tags: list[str], directives: Directives) -> Response:
+        if not job.chat.stream:
+            cached = await self._cache.get_or_compute(key, job.complete, tags=tags, directives=directives)
+            return Response(cached.value, media_type="application/json", headers=cached.headers())
+        stream = await self._cache.stream(
+            key,
+            job.events,
+            tags=tags,
+            directives=directives,
+            complete=lambda chunks: bool(chunks) and chunks[-1] == DONE,
+        )
+        headers = stream.headers() | {"Cache-Control": "no-store"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    async def health(self, _: Request) -> Response:
+        """Up even without Redis: then everything is computed."""
+        return JSONResponse({"status": "ok", "redis": "ok" if self._cache.available else "unavailable"})
+
+    async def asset(self, request: Request) -> Response:
+        found = _ASSETS.get(request.path_params["name"])
+        if found is None:
+            return _error(404, "no such asset")
+        media_type, content = found
+        tag = f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'
+        headers = {"Cache-Control": "public, max-age=3600", "ETag": tag}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    # For jobs
+
+    async def admit(self, job: "_Job") -> Lease:
+        """Reserve and start; raises OverBudgetError."""
+        amounts = {"requests": 1, "tokens": job.chat.prompt_tokens + job.chat.max_tokens}
+        job.decision = await self._budgets.reserve(job.subject, amounts)
+        lease = job.decision.lease
+        if lease is None:
+            raise OverBudgetError(job.decision)
+        if not await self._budgets.start(lease):
+            raise OverBudgetError(Decision(Outcome.UNAVAILABLE, retry_after=1.0))
+        return lease
+
+    def tokens(self, chat: ChatRequest) -> AsyncGenerator[str, None]:
+        return self._gpu.tokens(chat)
+
+    def settle(self, lease: Lease, tokens: int) -> None:
+        """In a task of its own: what was spent is charged, whoever hangs up meanwhile."""
+        task = asyncio.create_task(self._budgets.commit(lease, {"tokens": tokens}))
+        self._settlements.add(task)
+        task.add_done_callback(self._settlements.discard)
+
+
+class _Job:
+    """One request on its way to the GPU, if it gets there."""
+
+    def __init__(self, planner: Planner, chat: ChatRequest, subject: Mapping[str, str]) -> None:
+        self._planner = planner
+        self.chat = chat
+        self.subject = subject
+        self.decision: Decision | None = None
+
+    async def _generate(self) -> AsyncGenerator[str, None]:
+        lease = await self._planner.admit(self)
+        spent = self.chat.prompt_tokens
+        try:
+            async with aclosing(self._planner.tokens(self.chat)) as tokens:
+                async for token in tokens:
+                    spent += 1
+                    yield token
+        finally:
+            self._planner.settle(lease, spent)
+
+    async def complete(self) -> bytes:
+        tokens = [token async for token in self._generate()]
+        return msgspec.json.encode(
+            {
+                **self._frame("chat.completion"),
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "".join(tokens).rstrip()},
+                        "finish_reason": "length",
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": self.chat.prompt_tokens,
+                    "completion_tokens": len(tokens),
+                    "total_tokens": self.chat.prompt_tokens + len(tokens),
+                },
+            }
+        )
+
+    async def events(self) -> AsyncIterator[bytes]:
+        frame = self._frame("chat.completion.chunk")
+        async with aclosing(self._generate()) as tokens:
+            async for token in tokens:
+                yield _event(
+                    {**frame, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]}
+                )
+        yield _event({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
+        yield DONE
+
+    def _frame(self, kind: str) -> dict[str, Any]:
+        identity = hashlib.blake2b(msgspec.json.encode(self.chat), digest_size=12).hexdigest()
+        return {
+            "id": f"chatcmpl-{identity}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.chat.model,
+        }
+
+
+def _event(content: Mapping[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    kind = {429: "rate_limit_exceeded"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return JSONResponse({"error": {"message": text, "type": kind}}, status, headers=dict(headers or {}))
+
+
+def default_rules(requests_per_minute: int, tokens_per_day: int) -> list[Rule]:
+    """What one API key may ask for."""
+    return [
+        Rate(name="requests-per-minute", by=("user",), unit="requests", limit=requests_per_minute, per=60),
+        Cap(name="tokens-per-day", by=("user",), unit="tokens", limit=tokens_per_day, period=Period.DAY),
+    ]
+
+
+def _redis_url(arguments: argparse.Namespace) -> str:
+    """Never with a password from the command line, which every user of the machine can read."""
+    if arguments.redis_url_file is not None:
+        return str(arguments.redis_url_file.read_text().strip())
+    if arguments.redis_url is not None:
+        if urlsplit(arguments.redis_url).password is not None:
+            raise ValueError(
+                "a password does not belong on a command line: use OKOME_REDIS_URL or --redis-url-file"
+            )
+        return str(arguments.redis_url)
+    return os.environ.get("OKOME_REDIS_URL", "redis://127.0.0.1:6379")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m okome.planner", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--listen", type=_address, default=("127.0.0.1", 8000), metavar="HOST:PORT")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--redis-url", help="without a password; else set OKOME_REDIS_URL")
+    where.add_argument("--redis-url-file", type=Path, metavar="FILE", help="a file that holds the URL")
+    parser.add_argument("--ledger", type=Path, default=Path("okome-ledger.sqlite"), metavar="FILE")
+    parser.add_argument("--latency", type=_positive, default=0.2, metavar="S", help="to the first token")
+    parser.add_argument("--tokens-per-second", type=_positive, default=50.0, metavar="N")
+    parser.add_argument("--requests-per-minute", type=int, default=600, metavar="N", help="for each API key")
+    parser.add_argument("--tokens-per-day", type=int, default=1_000_000, metavar="N", help="for each API key")
+    parser.add_argument(
+        "--fresh", type=_positive, default=300.0, metavar="S", help="how long an answer is fresh"
+    )
+    return parser.parse_args(argv)
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    redis = connect(_redis_url(arguments))
+    ledger = Ledger(arguments.ledger)
+    try:
+        rules = default_rules(arguments.requests_per_minute, arguments.tokens_per_day)
+        planner = Planner(
+            Cache(redis, namespace="planner", codec=Bytes(), policy=CachePolicy(fresh=arguments.fresh)),
+            Budgets(redis, namespace="planner", rules=rules, ledger=ledger),
+            GpuStandIn(arguments.latency, arguments.tokens_per_second),
+        )
+        host, port = arguments.listen
+        config = uvicorn.Config(
+            planner.app, host=host, port=port, timeout_keep_alive=KEEP_ALIVE, log_level="warning"
+        )
+        await uvicorn.Server(config).serve()
+    finally:
+        ledger.close()
+        await redis.aclose()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 stopped, 2 what was asked for can't be done."""
+    try:
+        asyncio.run(serve(_arguments(argv)))
+    except (ValueError, OSError, sqlite3.Error) as error:
+        print(f"okome.planner: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Streams: forwarded chunk by chunk to any number of readers while they are kept for the cache."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Self
+
+_AHEAD = 256 * 1024  # bytes the source may be ahead of the slowest reader once nothing is kept any more
+
+
+class Tee:
+    """One source, many readers, each of which gets every chunk from the first.
+
+    All chunks are kept until there are more than `max_bytes`; from then on only what some reader has yet to
+    get, the source waits for the slowest reader, and nobody can join.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._dropped = 0  # chunks, from the beginning
+        self._bytes = 0  # kept now
+        self._positions: dict[object, int] = {}
+        self._changed = asyncio.Event()
+        self._done = False
+        self._error: BaseException | None = None
+        self.begun = False
+        self.overflowed = False
+
+    @property
+    def chunks(self) -> tuple[bytes, ...]:
+        """All of them; meaningless once `overflowed`."""
+        return tuple(self._chunks)
+
+    def nudge(self) -> None:
+        """Let everybody who waits look again."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    async def pump(self, source: AsyncIterator[bytes]) -> None:
+        """Read the source to its end. Raises what it raises; so do its readers, after the chunks."""
+        try:
+            async for chunk in source:
+                self._chunks.append(bytes(chunk))
+                self._bytes += len(chunk)
+                self.begun = True
+                self.overflowed = self.overflowed or self._bytes > self._max_bytes
+                self.nudge()
+                while self.overflowed:
+                    self._trim()
+                    if self._bytes <= _AHEAD:
+                        break
+                    await self.changed()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._done = True
+            self.nudge()
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _trim(self) -> None:
+        slowest = min(self._positions.values(), default=self._dropped + len(self._chunks))
+        gone = self._chunks[: slowest - self._dropped]
+        del self._chunks[: len(gone)]
+        self._dropped += len(gone)
+        self._bytes -= sum(map(len, gone))
+
+    def join(self) -> object:
+        """A place at the beginning; give it to `read`, or back by `part`."""
+        place = object()
+        self._positions[place] = 0
+        return place
+
+    def part(self, place: object) -> None:
+        if self._positions.pop(place, None) is not None:
+            self.nudge()
+
+    async def read(self, place: object) -> AsyncIterator[bytes]:
+        while True:
+            position = self._positions[place]
+            if position - self._dropped < len(self._chunks):
+                chunk = self._chunks[position - self._dropped]
+                self._positions[place] = position + 1
+                if self.overflowed:
+                    self.nudge()
+                yield chunk
+            elif self._error is not None:
+                if isinstance(self._error, Exception):
+                    raise self._error
+                raise ConnectionAbortedError("the stream was given up at its source")
+            elif self._done:
+                return
+            else:
+                await self.changed()
+
+
+class CachedStream:
+    """Chunks and the headers to send before them. Iterate it once, or `aclose` it: a reader that leaves early
+    is what lets the source stop.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+        self._chunks = chunks
+        self._headers = headers
+
+    @classmethod
+    def replay(cls, chunks: Iterable[bytes], headers: dict[str, str]) -> Self:
+        return cls(_each(chunks), headers)
+
+    def headers(self) -> dict[str, str]:
+        """X-OKOME-Cache, Cache-Status and Age."""
+        return dict(self._headers)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk

@@ -1,0 +1,218 @@
+"""Streams through the cache: forwarded while they are kept, replayed chunk by chunk, never stored when cut
+short.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from okome.cache import Cache, CachePolicy
+from okome.envelope import Bytes
+from okome.headers import Directives
+from okome.stream import CachedStream
+
+pytestmark = pytest.mark.anyio
+
+PATIENT = CachePolicy(max_bytes=10_000, redis_timeout=30, write_timeout=30)
+
+
+class Source:
+    """Streams: each chunk waits for a permit, unless `free`."""
+
+    def __init__(self, *chunks: bytes, free: bool = True) -> None:
+        self.chunks = chunks
+        self.calls = 0
+        self.closed = 0
+        self.permits = asyncio.Semaphore(10**6 if free else 0)
+        self.error: Exception | None = None
+
+    async def __call__(self) -> AsyncIterator[bytes]:
+        self.calls += 1
+        try:
+            for chunk in self.chunks:
+                await self.permits.acquire()
+                yield chunk
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed += 1
+
+
+@pytest.fixture
+async def cache(redis: Redis) -> AsyncIterator[Cache[bytes]]:
+    async with Cache(redis, namespace="streams", codec=Bytes(), policy=PATIENT) as cache:
+        yield cache
+
+
+async def read(stream: CachedStream) -> list[bytes]:
+    return [chunk async for chunk in stream]
+
+
+async def settled(cache: Cache[bytes]) -> None:
+    async with asyncio.timeout(10):
+        while cache._tasks:
+            await asyncio.wait(set(cache._tasks))
+
+
+async def test_forwarded_then_replayed_chunk_by_chunk(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"", b"bc", b"d")
+    first = await cache.stream("k", source)
+    assert first.headers()["Cache-Status"] == "okome; fwd=uri-miss; stored"
+    assert await read(first) == [b"a", b"", b"bc", b"d"]
+    await settled(cache)
+    again = await cache.stream("k", source)
+    assert again.headers()["X-OKOME-Cache"] == "HIT"
+    assert await read(again) == [b"a", b"", b"bc", b"d"]
+    assert (source.calls, source.closed) == (1, 1)
+
+
+async def test_the_first_chunk_is_out_before_the_second_exists(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b", free=False)
+    source.permits.release()
+    async with asyncio.timeout(10):
+        stream = await cache.stream("k", source)
+        assert await anext(stream) == b"a"
+        source.permits.release()
+        assert await read(stream) == [b"b"]
+
+
+async def test_many_readers_share_one_source_and_each_gets_all(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b", b"c", free=False)
+    source.permits.release()
+    async with asyncio.timeout(10):
+        first = await cache.stream("k", source)
+        assert await anext(first) == b"a"
+        others = [await cache.stream("k", source) for _ in range(5)]
+        assert {stream.headers()["X-OKOME-Cache"] for stream in others} == {"COALESCED"}
+        readers = [asyncio.create_task(read(stream)) for stream in others]
+        for _ in range(2):
+            source.permits.release()
+        assert await asyncio.gather(*readers) == [[b"a", b"b", b"c"]] * 5
+    assert source.calls == 1
+
+
+async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_source(
+    cache: Cache[bytes],
+) -> None:
+    source = Source(b"a", b"b", free=False)
+    source.permits.release()
+    async with asyncio.timeout(10):
+        one, two = await cache.stream("k", source), await cache.stream("k", source)
+        assert (await anext(one), await anext(two)) == (b"a", b"a")
+        await one.aclose()
+        assert source.closed == 0
+        await two.aclose()
+        await settled(cache)
+    assert source.closed == 1
+    source.permits = asyncio.Semaphore(100)
+    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+
+
+async def test_a_stream_that_breaks_is_delivered_so_far_and_never_stored(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b")
+    source.error = ConnectionResetError("gone")
+    stream = await cache.stream("k", source)
+    assert [await anext(stream), await anext(stream)] == [b"a", b"b"]
+    with pytest.raises(ConnectionResetError):
+        await anext(stream)
+    await settled(cache)
+    source.error = None
+    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+
+
+async def test_an_error_before_the_first_chunk_is_raised_at_once(cache: Cache[bytes]) -> None:
+    source = Source()
+    source.error = ValueError("refused")
+    with pytest.raises(ValueError, match="refused"):
+        await cache.stream("k", source)
+
+
+async def test_what_is_not_complete_is_not_stored(cache: Cache[bytes]) -> None:
+    """A connection that ends early looks like an end; only the content tells."""
+    source = Source(b"data: 1", b"data: 2")
+    stream = await cache.stream("k", source, complete=lambda chunks: chunks[-1] == b"[DONE]")
+    assert len(await read(stream)) == 2
+    await settled(cache)
+    assert cache.counts["cut_short"] == 1
+    source.chunks += (b"[DONE]",)
+    again = await cache.stream("k", source, complete=lambda chunks: chunks[-1] == b"[DONE]")
+    assert again.headers()["X-OKOME-Cache"] == "MISS"
+
+
+async def test_an_empty_stream_is_empty_and_not_stored(cache: Cache[bytes]) -> None:
+    source = Source()
+    for _ in range(2):
+        assert await read(await cache.stream("k", source)) == []
+        await settled(cache)
+    assert source.calls == 2
+
+
+async def test_too_large_is_passed_through_whole(cache: Cache[bytes]) -> None:
+    source = Source(*(bytes([n]) * 5_000 for n in range(200)))
+    assert await read(await cache.stream("k", source)) == list(source.chunks)
+    await settled(cache)
+    assert cache.counts["oversize"] == 1
+    again = await cache.stream("k", source)
+    assert again.headers()["X-OKOME-Cache"] == "BYPASS"
+    assert await read(again) == list(source.chunks)
+
+
+async def test_a_huge_stream_is_not_kept_in_memory(cache: Cache[bytes]) -> None:
+    """The source waits for a reader that is slow, once nothing is kept any more."""
+    pulled = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield bytes(10_000)
+
+    async with asyncio.timeout(10):
+        stream = await cache.stream("k", endless)
+        await asyncio.sleep(0.1)
+        assert pulled < 100
+        for _ in range(200):
+            await anext(stream)
+        assert pulled > 190
+        await stream.aclose()
+        await settled(cache)
+
+
+async def test_another_process_replays_at_the_end(redis: Redis, cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b", free=False)
+    async with asyncio.timeout(10), Cache(redis, namespace="streams", codec=Bytes()) as other:
+        source.permits.release()
+        mine = await cache.stream("k", source)
+        theirs = asyncio.create_task(other.stream("k", source))
+        await asyncio.sleep(0.05)
+        source.permits.release()
+        assert await read(mine) == [b"a", b"b"]
+        stream = await theirs
+        assert stream.headers()["X-OKOME-Cache"] == "COALESCED"
+        assert await read(stream) == [b"a", b"b"]
+    assert source.calls == 1
+
+
+async def test_no_store_and_values_apart(cache: Cache[bytes]) -> None:
+    source = Source(b"a")
+    bypass = await cache.stream("k", source, directives=Directives(no_store=True))
+    assert (bypass.headers()["X-OKOME-Cache"], await read(bypass)) == ("BYPASS", [b"a"])
+    await cache.put("k", b"a value")
+    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+    await settled(cache)
+    await cache.invalidate("k")
+    assert await cache.get("k") is None
+    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+
+
+async def test_a_waiting_caller_that_is_cancelled_leaves(cache: Cache[bytes]) -> None:
+    source = Source(b"a", free=False)
+    caller = asyncio.create_task(cache.stream("k", source))
+    await asyncio.sleep(0.05)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await settled(cache)
+    assert source.closed == source.calls == 1

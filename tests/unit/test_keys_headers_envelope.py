@@ -1,0 +1,208 @@
+"""The pure parts: keys, headers, envelopes."""
+
+import math
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from okome.envelope import Bytes, Envelope, Kind, Msgpack, unpack
+from okome.headers import Directives, Quota, Status, cache_headers, rate_limit_headers
+from okome.keys import Keyspace, is_deterministic, key_of
+
+REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def shuffled(value: Any) -> Any:
+    """The same, its fields in the opposite order."""
+    if isinstance(value, dict):
+        return {name: shuffled(item) for name, item in reversed(value.items())}
+    if isinstance(value, list):
+        return [shuffled(item) for item in value]
+    return value
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_the_order_of_fields_is_no_difference(request: dict[str, Any]) -> None:
+    assert key_of(request, tenant="t") == key_of(shuffled(request), tenant="t")
+
+
+def test_every_other_difference_is_one() -> None:
+    requests = [
+        REQUEST,
+        REQUEST | {"temperature": 0.0},
+        REQUEST | {"temperature": False},
+        REQUEST | {"temperature": "0"},
+        REQUEST | {"temperature": None},
+        REQUEST | {"model": "M"},
+        REQUEST | {"unknown": 1},
+        REQUEST | {"stream": True},
+        REQUEST | {"messages": []},
+        REQUEST | {"messages": [{"role": "user", "content": "x", "user": "nested"}]},
+        {},
+    ]
+    keys = {key_of(request, tenant=tenant) for request in requests for tenant in ("a", "b")}
+    assert len(keys) == 2 * len(requests)
+
+
+def test_what_cannot_change_the_answer_is_not_in_the_key() -> None:
+    assert key_of(REQUEST | {"user": "ann", "metadata": {"a": 1}}, tenant="t") == key_of(REQUEST, tenant="t")
+    assert key_of(REQUEST | {"user": "ann"}, tenant="t", ignore=()) != key_of(REQUEST, tenant="t", ignore=())
+
+
+def test_the_canonical_form_is_stable() -> None:
+    """Another digest here empties every cache at the next deploy: raise VERSION instead."""
+    assert key_of(REQUEST, tenant="acme") == "v1-fede7bff79c815061a3947022836c16b45e14e11"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {1: "x"}, {1}, b"x", object()])
+def test_what_json_cannot_carry_is_refused(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        key_of({"a": [value]}, tenant="t")
+
+
+@pytest.mark.parametrize(
+    ("request_", "deterministic"),
+    [
+        ({"temperature": 0}, True),
+        ({"temperature": 0.0}, True),
+        ({"seed": 1}, True),
+        ({"temperature": 0.1}, False),
+        ({}, False),
+        ({"temperature": False}, False),
+        ({"seed": True}, False),
+        ({"seed": None}, False),
+    ],
+)
+def test_deterministic(request_: dict[str, Any], deterministic: bool) -> None:
+    assert is_deterministic(request_) is deterministic
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_all_keys_of_a_namespace_share_a_slot_and_the_prefix(one: str, two: str) -> None:
+    key = Keyspace("c", "ns")
+    names = [key("v", one), key("l", two), key("wake")]
+    assert len({key_slot(name.encode()) for name in names}) == 1
+    assert all(name.startswith("okome:c1:{ns}:") for name in names)
+    assert key_slot(Keyspace("c", "other")("v", one).encode()) != key_slot(names[0].encode())
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, Directives()),
+        ("", Directives()),
+        ("max-age=5, private", Directives()),
+        ("No-Cache", Directives(no_cache=True)),
+        ("max-age = 0", Directives(no_cache=True)),
+        ("no-store,only-if-cached", Directives(no_store=True, only_if_cached=True)),
+    ],
+)
+def test_directives(header: str | None, expected: Directives) -> None:
+    assert Directives.parse(header) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "stored", "expected"),
+    [
+        (Status.HIT, False, "okome; hit; ttl=412"),
+        (Status.MISS, True, "okome; fwd=uri-miss; stored"),
+        (Status.MISS, False, "okome; fwd=uri-miss"),
+        (Status.COALESCED, True, "okome; fwd=uri-miss; stored; collapsed"),
+        (Status.BYPASS, False, "okome; fwd=bypass"),
+        (Status.DEGRADED, False, "okome; fwd=uri-miss; detail=degraded"),
+    ],
+)
+def test_cache_status(status: Status, stored: bool, expected: str) -> None:
+    headers = cache_headers(status, age=3.9, ttl=412.7, stored=stored)
+    assert headers["Cache-Status"] == expected
+    assert headers.get("Age") == ("3" if status is Status.HIT else None)
+
+
+def test_rate_limit_headers_show_the_tightest_limit_of_a_unit() -> None:
+    quotas = [
+        Quota("day", "tokens", 1000, 900, 86400, 3605.2),
+        Quota("minute", "tokens", 100, 5, 60, 12.1),
+        Quota("rpm", "requests", 10, 10, 60, 0),
+    ]
+    assert rate_limit_headers(quotas, retry_after=0.2) == {
+        "RateLimit-Policy": '"minute";q=100;w=60;qu="tokens", "day";q=1000;w=86400;qu="tokens", '
+        '"rpm";q=10;w=60;qu="requests"',
+        "RateLimit": '"minute";r=5;t=13, "day";r=900;t=3606, "rpm";r=10;t=0',
+        "x-ratelimit-limit-tokens": "100",
+        "x-ratelimit-remaining-tokens": "5",
+        "x-ratelimit-reset-tokens": "13s",
+        "x-ratelimit-limit-requests": "10",
+        "x-ratelimit-remaining-requests": "10",
+        "x-ratelimit-reset-requests": "0s",
+        "Retry-After": "1",
+    }
+    assert rate_limit_headers(quotas[:1])["x-ratelimit-reset-tokens"] == "1h0m6s"
+
+
+def envelope(body: bytes, **changes: Any) -> Envelope:
+    fields: dict[str, Any] = {"created": 1.0, "fresh": 2.0, "stale": 3.0, "tags": {"a": b"g"}} | changes
+    return Envelope(Kind.VALUE, "bytes", b"t" * 16, body=body, **fields)
+
+
+@given(st.binary(max_size=5000))
+def test_an_envelope_survives(body: bytes) -> None:
+    packed = envelope(body).pack()
+    assert unpack(packed, "bytes") == envelope(body)
+    assert unpack(packed, "another codec") is None
+
+
+def test_large_bodies_are_compressed() -> None:
+    assert len(envelope(b"x" * 100_000).pack()) < 1000
+    assert unpack(envelope(b"x" * 100_000).pack(), "bytes") == envelope(b"x" * 100_000)
+
+
+@given(st.binary(max_size=300))
+def test_junk_is_a_miss(junk: bytes) -> None:
+    assert unpack(junk, "bytes") is None
+    assert unpack(b"okm\x01\x01\x00" + junk, "bytes") is None
+
+
+@given(st.data())
+def test_any_damage_is_a_miss(data: st.DataObject) -> None:
+    packed = bytearray(envelope(b"value" * 20).pack())
+    at = data.draw(st.integers(0, len(packed) - 1))
+    packed[at] ^= data.draw(st.integers(1, 255))
+    damaged = bytes(packed)
+    found = unpack(damaged, "bytes")
+    # The kind and the flag stand before the checksum: another valid kind is another entry, not a wrong value.
+    assert found is None or (at in (4, 5) and found.body == b"value" * 20)
+    assert unpack(bytes(packed[:at]), "bytes") is None
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_a_right_checksum_over_junk_is_a_miss_or_an_entry_but_no_exception(
+    rest: bytes, compressed: bool
+) -> None:
+    data = struct.pack(">3sBBBI", b"okm", 1, 1, compressed, zlib.crc32(rest)) + rest
+    unpack(data, "bytes")
+
+
+def test_a_bomb_is_a_miss() -> None:
+    bomb = envelope(b"\0" * (9 * 1024 * 1024)).pack()
+    assert len(bomb) < 10_000
+    assert unpack(bomb, "bytes") is None
+
+
+def test_codecs_name_their_schema() -> None:
+    assert Msgpack(int).name != Msgpack(str).name != Msgpack(str, version=2).name
+    assert Bytes().decode(Bytes().encode(b"x")) == b"x"

@@ -1,0 +1,269 @@
+"""The example planner as it is run: its own process, its command line, a real Redis, HTTP over loopback."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from okome.planner import DONE, main
+from tests.unit.redis_server import RedisServer
+
+QUESTION = {
+    "model": "rice-7b",
+    "messages": [{"role": "user", "content": "how many grains"}],
+    "temperature": 0,
+    "max_tokens": 5,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(url: str, folder: Path, *options: str) -> Iterator[httpx.Client]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "okome.planner", "--listen", f"127.0.0.1:{port}"),
+            *("--ledger", str(folder / "ledger.sqlite"), "--latency", "0.05", *options),
+        ],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OKOME_REDIS_URL": url},
+    )
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                client.get("/health")
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, "the planner ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        yield client
+    finally:
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def _planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("planner")
+    with RedisServer() as server:
+        with running(server.url, folder, "--tokens-per-second", "1000", "--tokens-per-day", "100") as client:
+            yield client
+        assert server.denied() == []
+
+
+@pytest.fixture
+def planner(_planner: httpx.Client) -> httpx.Client:
+    """One planner for the module; each test has an API key, and so a cache and a budget, of its own."""
+    _planner.headers["Authorization"] = f"Bearer {secrets.token_hex(8)}"
+    return _planner
+
+
+def ask(planner: httpx.Client, headers: dict[str, str] | None = None, **changes: object) -> httpx.Response:
+    return planner.post("/v1/chat/completions", json={**QUESTION, **changes}, headers=headers)
+
+
+class Growth:
+    """What a counter of /metrics has grown by since."""
+
+    def __init__(self, planner: httpx.Client, name: str, event: str) -> None:
+        self._of = (planner, name, event)
+        self._before = metric(*self._of)
+
+    def __call__(self) -> float:
+        return metric(*self._of) - self._before
+
+
+def metric(planner: httpx.Client, name: str, event: str) -> float:
+    found = re.search(rf'^{name}_total{{event="{event}"}} (\S+)$', planner.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def eventually(condition: Callable[[], object], wanted: object) -> None:
+    """A write-back or a settlement ends a moment after the answer."""
+    deadline = time.monotonic() + 10
+    while condition() != wanted:
+        assert time.monotonic() < deadline, condition()
+        time.sleep(0.01)
+
+
+def test_a_hit_costs_no_tokens(planner: httpx.Client) -> None:
+    stored = Growth(planner, "okome_cache", "stored")
+    computed, allowed = Growth(planner, "okome_gpu", "requests"), Growth(planner, "okome_budget", "allowed")
+    first = ask(planner)
+    assert first.status_code == 200
+    assert first.headers["X-OKOME-Cache"] == "MISS"
+    assert first.headers["Cache-Status"] == "okome; fwd=uri-miss; stored"
+    assert first.headers["x-ratelimit-limit-tokens"] == "100"
+    assert first.json()["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    eventually(stored, 1)
+    for _ in range(20):
+        again = ask(planner)
+        assert again.headers["X-OKOME-Cache"] == "HIT"
+        assert again.headers["Cache-Status"].startswith("okome; hit; ttl=")
+        assert "Age" in again.headers
+        assert again.content == first.content
+    assert (computed(), allowed()) == (1, 1)
+
+
+def test_the_stand_in_is_deterministic(planner: httpx.Client) -> None:
+    contents = {
+        ask(planner, {"Cache-Control": "no-cache"}).json()["choices"][0]["message"]["content"]
+        for _ in range(3)
+    }
+    assert len(contents) == 1
+    other = ask(planner, messages=[{"role": "user", "content": "another"}]).json()
+    assert other["choices"][0]["message"]["content"] not in contents
+
+
+def test_a_stream_is_forwarded_stored_and_replayed(planner: httpx.Client) -> None:
+    stored = Growth(planner, "okome_cache", "stored")
+    first = ask(planner, stream=True)
+    assert first.headers["content-type"].startswith("text/event-stream")
+    assert first.headers["X-OKOME-Cache"] == "MISS"
+    events = first.text.strip().split("\n\n")
+    assert events[-1] == DONE.decode().strip()
+    words = [
+        json.loads(event.removeprefix("data: "))["choices"][0]["delta"].get("content")
+        for event in events[:-1]
+    ]
+    assert len(words) == 6
+    eventually(stored, 1)
+    again = ask(planner, stream=True)
+    assert (again.headers["X-OKOME-Cache"], again.content) == ("HIT", first.content)
+    assert ask(planner).headers["X-OKOME-Cache"] == "MISS"  # another request: not a stream
+
+
+def test_the_first_chunk_comes_before_the_last_exists(server: RedisServer, tmp_path: Path) -> None:
+    with running(server.url, tmp_path, "--tokens-per-second", "2") as planner:
+        with planner.stream(
+            "POST", "/v1/chat/completions", json={**QUESTION, "stream": True, "max_tokens": 40}
+        ) as answer:
+            next(answer.iter_raw())
+            assert metric(planner, "okome_gpu", "tokens") < 40
+        # Hanging up stopped the work; what was generated is charged, and nothing is stored.
+        eventually(lambda: metric(planner, "okome_budget", "settled"), 1)
+        assert metric(planner, "okome_gpu", "tokens") < 40
+        assert metric(planner, "okome_cache", "stored") == 0
+        assert ask(planner, max_tokens=1).headers["x-ratelimit-remaining-tokens"] < "999996"
+
+
+def test_over_budget_is_429_and_says_when(planner: httpx.Client) -> None:
+    assert ask(planner, max_tokens=90).status_code == 200
+    denied = ask(planner, max_tokens=91)
+    assert denied.status_code == 429
+    assert denied.json()["error"]["type"] == "rate_limit_exceeded"
+    assert int(denied.headers["Retry-After"]) <= 86400
+    assert '"tokens-per-day";r=' in denied.headers["RateLimit"]
+    assert ask(planner, {"Authorization": "Bearer another"}, max_tokens=91).status_code == 200
+
+
+def test_another_api_key_has_another_cache(planner: httpx.Client) -> None:
+    ask(planner, {"Authorization": "Bearer one"})
+    assert ask(planner, {"Authorization": "Bearer two"}).headers["X-OKOME-Cache"] == "MISS"
+
+
+def test_what_is_not_deterministic_is_not_cached(planner: httpx.Client) -> None:
+    for _ in range(2):
+        assert ask(planner, temperature=0.7).headers["X-OKOME-Cache"] == "BYPASS"
+    assert ask(planner, temperature=0.7, seed=7).headers["X-OKOME-Cache"] == "MISS"
+
+
+def test_directives(planner: httpx.Client) -> None:
+    assert ask(planner, {"Cache-Control": "only-if-cached"}).status_code == 504
+    assert ask(planner, {"Cache-Control": "no-store"}).headers["X-OKOME-Cache"] == "BYPASS"
+    assert ask(planner, {"Cache-Control": "no-cache"}).headers["X-OKOME-Cache"] == "MISS"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"model": "m"}',
+        b'{"model": "m", "messages": []}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5000}',
+        b'{"model": "m", "messages": "x"}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_bad_request_is_400(planner: httpx.Client, body: bytes) -> None:
+    answer = planner.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_huge_request_is_413(planner: httpx.Client) -> None:
+    assert planner.post("/v1/chat/completions", content=b"x" * 2**21).status_code == 413
+
+
+def test_assets(planner: httpx.Client) -> None:
+    style = planner.get("/assets/app.css")
+    assert style.headers["Cache-Control"] == "public, max-age=3600"
+    unchanged = planner.get("/assets/app.css", headers={"If-None-Match": style.headers["ETag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert planner.get("/assets/none.css").status_code == 404
+
+
+def test_metrics_name_no_user(planner: httpx.Client) -> None:
+    ask(planner, {"Authorization": "Bearer top-secret"}, model="a-model-of-mine")
+    text = planner.get("/metrics").text
+    labels = set(re.findall(r'(\w+)="', text))
+    assert labels <= {"event", "cache", "le"}
+    assert "secret" not in text
+    assert "a-model-of-mine" not in text
+
+
+def test_it_serves_without_redis_but_gives_no_tokens_away(own_server: RedisServer, tmp_path: Path) -> None:
+    with running(own_server.url, tmp_path) as planner:
+        assert planner.get("/health").json() == {"status": "ok", "redis": "ok"}
+        assert ask(planner).status_code == 200
+        own_server.kill()
+        eventually(lambda: planner.get("/health").json(), {"status": "ok", "redis": "unavailable"})
+        refused = ask(planner)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        own_server.start()
+        eventually(lambda: ask(planner).status_code, 200)
+        assert metric(planner, "okome_budget", "seeded") == 2  # at its first use, and after the loss
+
+
+def test_a_password_on_the_command_line_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--redis-url", "redis://okome:secret@127.0.0.1", "--ledger", str(tmp_path / "l")]) == 2
+    error = capsys.readouterr().err
+    assert "OKOME_REDIS_URL" in error
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize("listen", ["8000", "host:", "host:99999", ":x"])
+def test_a_bad_address_is_refused(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--listen", listen])
+    assert exit_.value.code == 2
+    assert "HOST:PORT" in capsys.readouterr().err
