@@ -1,6 +1,7 @@
 """What stands at .25:8000 in the lab: the test origin, in a network namespace of its own on the LAN."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -31,12 +32,11 @@ def inside(*command: str | Path) -> list[str]:
 
 def up() -> None:
     """The test origin answers, in the mode it was in; `up` if it was not there. Idempotent."""
-    if _answers():
+    if _attached() and _answers():
         return
     down()
-    space = namespace()
+    space, name = namespace(), _link()
     machine.run(["ip", "netns", "add", space])
-    name = f"o{machine.name()}"
     machine.run(
         ["ip", "-n", machine.namespace(), *f"link add {name} type veth peer lan netns {space}".split()]
     )
@@ -85,6 +85,17 @@ def tell(**words: Any) -> dict[str, Any]:
         raise LabError(f"{error}.") from error
     except OSError as error:
         raise LabError("the test origin does not run: python -m lab up") from error
+
+
+def _link() -> str:
+    """The LAN's end of the cable."""
+    return f"o{machine.name()}"
+
+
+def _attached() -> bool:
+    """Whether it hangs on the LAN that is there now."""
+    links = json.loads(machine.run(["ip", "-n", machine.namespace(), "-json", "link"]))
+    return any(link["ifname"] == _link() for link in links)
 
 
 def _answers() -> bool:
