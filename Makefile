@@ -47,11 +47,11 @@ test: lint tools ## lint and all tests; those that boot nodes take root, and are
 	@test -z "$(LAB)" -o -z "$(SUDO)" || { echo "test: sudo, for the nodes of the lab"; sudo --validate; }
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
-lint: setup tools ## ruff, strict mypy; nginx itself and gixy on the rendered configuration (root: a private network)
+lint: setup tools ## ruff, strict mypy; nginx and gixy on the rendered configuration
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy .
-	@$(SUDO) $(PY) -m tests.nginx_lint
+	@$(if $(LAB),$(SUDO)) $(PY) -m tests.nginx_lint
 
 secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 	@$(PY) -m console.secrets
@@ -60,6 +60,7 @@ validate: setup ## testinfra against the live nodes of inventory.py
 	@$(PY) -m pytest tests/verify
 
 bench: tools ## every benchmark, beside what it is compared with; fails if a goal does not hold
+	@command -v wrk >/dev/null || { echo "bench: installing wrk"; $(SUDO) apt-get install -qy --no-install-recommends wrk; }
 	@failed=; for name in $$($(PY) -c 'from bench.__main__ import benches; print(*benches())'); do \
 	  echo "bench: $$name"; $(SUDO) $(PY) -m bench $$name || failed="$$failed $$name"; \
 	done; \
