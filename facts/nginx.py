@@ -140,14 +140,16 @@ class NginxFiles(FactBase[tuple[NginxFile, ...]]):
             show() {{
                 state=$1; shift
                 for file; do
-                    test -f "$file" && ! grep -qxF -e "$file" "$seen" || continue
+                    test -f "$file" -o -L "$file" && ! grep -qxF -e "$file" "$seen" || continue
                     printf '%s\n' "$file" >>"$seen"
                     real=$(readlink -f -- "$file")
                     case $packaged in
-                        *" $real $(md5sum <"$real" | cut -c -32)"*) origin=packaged ;;
+                        *" $real $(md5sum <"$real" 2>/dev/null | cut -c -32)"*) origin=packaged ;;
                         *) origin=changed ;;
                     esac
                     printf '%s %s %s\n' "$state" "$origin" "$file"
+                    # A symlink to nowhere is fatal to nginx, and reads as an empty file here.
+                    test -f "$file" || {{ echo; continue; }}
                     base64 -w 0 -- "$file"; echo
                     tr ';{{}}' '\n\n\n' <"$file" | sed -n 's/^[[:space:]]*include[[:space:]]\{{1,\}}//p' |
                         tr -d "\"'" | sed 's/[[:space:]]*$//' | while IFS= read -r pattern; do

@@ -78,11 +78,12 @@ def giving_way(
     """
     texts = {path: text.decode() for path, text in rendered(config, data).items() if text is not None}
     ours = {(one.kind, one.name): file.path for file in read_all(texts) for one in file.definitions}
-    replaced = set(config.paths)
+    replaced = set(texts)
+    removed = set(config.paths) - replaced
     old, aside, strangers = [], [], []
     for file in found:
         if file.text.startswith(MARK):
-            if file.path not in replaced and file.loaded:
+            if file.path not in config.paths and file.loaded:
                 old.append(file.path)  # of an earlier version of this repository
             continue
         if file.packaged:
@@ -90,9 +91,12 @@ def giving_way(
         to_us = bool(file.targets) and all(target == data["orchestrator"] for target in file.targets)
         named = PurePosixPath(file.path).name.startswith("kome-cache")
         collisions = _collisions(file, ours) if file.loaded else []
-        if file.path in replaced:
-            if file.targets and not to_us:
-                strangers.append(f"{file.path} sends requests to {', '.join(file.targets)}")
+        if file.path in removed and not to_us:
+            strangers.append(f"{file.path} is not Debian's own")
+        elif file.path in config.paths:
+            sites = [one.line for one in file.definitions if one.kind == "server_name"]
+            if sites and not to_us:
+                strangers.append(f"{file.path}:{sites[0]} is a site of its own")
             aside.append(file.path)
         elif named or (collisions and to_us):
             old.append(file.path)
@@ -126,4 +130,5 @@ def kept_aside(paths: tuple[str, ...]) -> Generator[StringCommand, None, None]:
         copy = QuoteString(f"{REPLACED}{path}")
         yield StringCommand("mkdir", "-p", "-m", "700", REPLACED)
         yield StringCommand("mkdir", "-p", QuoteString(f"{REPLACED}{PurePosixPath(path).parent}"))
-        yield StringCommand("cp", "--dereference", "--backup=numbered", "-p", "--", QuoteString(path), copy)
+        present = StringCommand("test", "!", "-e", QuoteString(path))  # a symlink to nowhere has no content
+        yield StringCommand(present, "|| cp --dereference --backup=numbered -p --", QuoteString(path), copy)

@@ -15,8 +15,15 @@ pytestmark = [needs_root, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def frontend(lab: Lab) -> Iterator[Frontend]:
-    run = lab.deploy(deploy=DEPLOY, address=lab.fresh(node=NODE))
+    """CN00, on a node where somebody had installed nginx: Debian's welcome page is not a stranger's."""
+    address = lab.fresh(node=NODE)
+    install = (
+        "apt-get -q update && apt-get -qy install --no-install-recommends nginx && systemctl is-active nginx"
+    )
+    lab.execute("sh", "-c", install, node=NODE)
+    run = lab.deploy(deploy=DEPLOY, address=address)
     assert (run.status, run.errors) == (0, 0), run.output
+    assert lab.execute("sh", "-c", "ls /var/lib/okome/replaced 2>/dev/null; true", node=NODE) == ""
     frontend = Frontend(lab)
     with frontend.client:
         yield frontend

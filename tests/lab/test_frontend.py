@@ -191,6 +191,25 @@ def test_three_minutes_of_stream_lost_nothing(finished: Frontend, long_stream: S
     long_stream.assert_whole()
 
 
+def test_the_operator_sees_it_at_a_glance(lab: Lab, finished: Frontend) -> None:
+    """CN01 is off in this lab, and that is what the exit status says."""
+    finished.until_gate(up=True)
+    finished.client.ask("/assets/immutable/glance")
+    finished.run("sleep 1.5; systemctl start okome-hitratio.service")
+    said = lab("run", "--", "okome", "status", "--json", check=False)
+    nodes = json.loads(said[: said.rindex("}") + 1])["nodes"]
+    assert nodes[NODE]["healthy"], nodes
+    assert nodes[NODE]["upstream"] == "up"
+    assert 0 < nodes[NODE]["hit_ratio"] < 1
+    assert "\n" not in nodes["cn01"]["trouble"]
+    finished.origin(mode="killed")
+    finished.until_gate(up=False)
+    assert NODE in (table := lab("run", "--", "okome", "status", check=False))
+    assert "all 4 run" in table
+    assert " down " in table
+    finished.origin(mode="up")
+
+
 def test_a_restart_lets_a_stream_finish(finished: Frontend) -> None:
     finished.until_gate(up=True)
     stream = Stream(finished.client, 12)

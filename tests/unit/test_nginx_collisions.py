@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,21 @@ def test_a_strangers_site_inside_nginx_conf_stops_the_deploy(etc: Etc) -> None:
         "nginx.conf",
         NGINX_CONF.replace("http {", "http { server { location / { proxy_pass http://10.0.0.9; } }"),
     )
-    with pytest.raises(DeployError, match=r"nginx.conf sends requests to 10.0.0.9"):
+    with pytest.raises(DeployError, match=r"/etc/nginx/nginx.conf:2 is a site of its own"):
         etc.verdict()
+
+
+def test_a_symlink_to_nowhere_is_seen(etc: Etc) -> None:
+    (etc.root / "sites-enabled/kome-cache.conf").symlink_to("../nowhere")
+    assert etc.verdict()[0] == (f"{ROOT}/sites-enabled/kome-cache.conf",)
+
+
+def test_the_welcome_page_goes_only_if_it_is_debians_own(etc: Etc) -> None:
+    etc.put("sites-enabled/default", "server { listen 8080; root /srv/photos; }")
+    with pytest.raises(DeployError, match=r"/etc/nginx/sites-enabled/default is not Debian's own"):
+        etc.verdict()
+    packaged = [replace(file, packaged=file.path.endswith("default")) for file in etc.files()]
+    assert giving_way(packaged, CONFIG, DATA) == ((), (f"{ROOT}/nginx.conf",))
 
 
 def test_our_own_files_do_not_collide_and_former_ones_give_way(etc: Etc) -> None:
