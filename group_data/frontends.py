@@ -27,6 +27,9 @@ static_prefixes = ["/assets/"]
 cache_keys_mb = 32  # shared memory for keys, about 8000 per MB
 cache_max_mb = 2048
 cache_min_free_mb = 1024  # the SD card keeps this much free, whatever cache_max_mb says
+# nginx looks after that every 10 s. What comes in faster, or from others, must not fill the card: an answer that
+# can't be written is cut short. Below this nothing more is stored.
+cache_stop_mb = 128
 cache_inactive = "7d"  # nginx's default of 10 minutes would evict what an outage needs
 # Freshness of an answer that states none. It is stored, so that it can bridge an outage, and asked for again
 # almost at once: anything longer would be a guess (RFC 9111, 4.2.2).

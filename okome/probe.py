@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Watches the orchestrator's health and tells nginx through a flag file; a systemd service on each frontend.
+"""Watches the orchestrator's health and tells nginx through flag files; a systemd service on each frontend.
 
     probe.py --url http://192.168.86.25:8000/health --flag /run/okome/upstream/down …
 
-The flag is there while the orchestrator is down; nginx looks for it on every request. It lives in RAM, and
-without it everything counts as up: so a probe that is stopped, or was never started, stops nothing.
+A flag is there while the orchestrator is down, a second one while the disk of the cache has no room: an answer
+that can't be written is cut short by nginx, one that isn't to be stored is not. nginx looks for the flags on
+every request. They live in RAM, and without them all is well: a probe that is stopped, or was never started,
+stops nothing.
 
 Standard library only: it runs on the node's own python3.
 """
@@ -74,6 +76,15 @@ async def probe(url: SplitResult, seconds: float) -> str:
     return "" if 200 <= status < 300 else f"status {status}"
 
 
+def has_room(cache: Path, reserve: int) -> bool:
+    """Whether the disk that `cache` is on has `reserve` bytes left; yes where there is no cache yet."""
+    try:
+        disk = os.statvfs(cache)
+    except FileNotFoundError:
+        return True
+    return disk.f_bavail * disk.f_frsize >= reserve
+
+
 def notify(message: str) -> None:
     """sd_notify(3): nothing happens where systemd did not ask for it."""
     path = os.environ.get("NOTIFY_SOCKET")
@@ -84,9 +95,9 @@ def notify(message: str) -> None:
         connection.sendall(message.encode())
 
 
-def set_flag(flag: Path, up: bool) -> None:
+def set_flag(flag: Path, well: bool) -> None:
     """nginx stats it as another user, and only its existence counts."""
-    if up:
+    if well:
         flag.unlink(missing_ok=True)
     else:
         flag.touch(mode=0o644)
@@ -94,15 +105,19 @@ def set_flag(flag: Path, up: bool) -> None:
 
 async def watch(options: argparse.Namespace) -> None:
     """Probes for ever. A flag that can't be set ends it with the OSError, and systemd starts it again."""
-    health = Health()
-    set_flag(options.flag, up=True)
+    health, room = Health(), True
+    for flag in (options.flag, options.full_flag):
+        set_flag(flag, well=True)
     notify("READY=1\nSTATUS=up: not asked yet")
     while True:
         failure = await probe(options.url, options.timeout)
         before, health = health, health.after(not failure, rise=options.rise, fall=options.fall)
         if before.up != health.up:
-            set_flag(options.flag, up=health.up)
+            set_flag(options.flag, well=health.up)
             print(f"the orchestrator is {'up' if health.up else f'down: {failure}'}", flush=True)
+        if room != (room := has_room(options.cache, options.reserve << 20)):
+            set_flag(options.full_flag, well=room)
+            print(f"the cache's disk has {'room again' if room else 'no room'}", flush=True)
         notify(f"WATCHDOG=1\nSTATUS={'up' if health.up else 'down'}: {failure or 'healthy'}")
         await asyncio.sleep(options.interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - no secret
 
@@ -115,7 +130,8 @@ async def run(options: argparse.Namespace) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
     finally:
-        set_flag(options.flag, up=True)  # nobody is watching any more
+        for flag in (options.flag, options.full_flag):  # nobody is watching any more
+            set_flag(flag, well=True)
 
 
 def main() -> int:
@@ -126,6 +142,9 @@ def main() -> int:
     parser.add_argument("--timeout", required=True, type=float, help="seconds for a whole probe")
     parser.add_argument("--rise", required=True, type=int, help="successes in a row until it is up")
     parser.add_argument("--fall", required=True, type=int, help="failures in a row until it is down")
+    parser.add_argument("--cache", required=True, type=Path, help="nginx's cache")
+    parser.add_argument("--reserve", required=True, type=int, help="MiB of its disk that stay free")
+    parser.add_argument("--full-flag", required=True, type=Path)
     asyncio.run(run(parser.parse_args()))
     return 0
 

@@ -6,7 +6,7 @@ from pyinfra import host
 from pyinfra.api import deploy
 
 from operations.config_set import ConfigFile, ConfigSet, config_set
-from operations.nginx import PROBE_FLAG
+from operations.nginx import FULL_FLAG, PROBE_FLAG
 from operations.packages import packages
 from operations.unit import unit
 
@@ -18,6 +18,7 @@ PROBE = ConfigSet(
     check="systemd",
     values={
         "probe_flag": PROBE_FLAG,
+        "full_flag": FULL_FLAG,
         "probe_directory": str(PurePosixPath(PROBE_FLAG).parent.relative_to("/run")),
     },
 )
@@ -38,7 +39,7 @@ EXPORTER = ConfigSet(
 
 @deploy("Failover and observability")
 def failover() -> None:
-    """The probe whose flag nginx reads, the cache's hit ratios, nginx's own numbers."""
+    """The probe whose flags nginx looks for, the cache's hit ratios, nginx's own numbers."""
     config_set(name="Health probe", config=PROBE)
     unit(name=f"{host.data.orchestrator} is probed", unit="okome-probe", restarted_if=PROBE)
 

@@ -11,6 +11,7 @@ from facts.nginx import NginxFile, read_all
 from operations.config_set import ConfigFile, ConfigSet, rendered
 
 PROBE_FLAG = "/run/okome/upstream/down"
+FULL_FLAG = "/run/okome/upstream/cache-full"
 REPLACED = "/var/lib/okome/replaced"
 MARK = "# Managed by the OKOME deploy"
 # Debian does not change a release's nginx beyond its patch level.
@@ -51,6 +52,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, object]) -> ConfigSet
             # Under the first name everything is cached; it is also the Host that the origin sees for assets.
             "names": [str(address.ip), node.lower(), *names, "localhost", "127.0.0.1"],
             "probe_flag": PROBE_FLAG,
+            "full_flag": FULL_FLAG,
             # nginx's CHANGES: 1.23.0 joins repeated header lines, 1.25.1 has the directive `http2`.
             "nginx_joins_vary": version >= (1, 23),
             "nginx_http2_on_listen": version < (1, 25, 1),
@@ -126,9 +128,9 @@ def kept_aside(paths: tuple[str, ...]) -> Generator[StringCommand, None, None]:
     if not paths:
         host.noop("nothing gives way")
         return
+    yield StringCommand("mkdir", "-p", "-m", "700", REPLACED)
     for path in paths:
         copy = QuoteString(f"{REPLACED}{path}")
-        yield StringCommand("mkdir", "-p", "-m", "700", REPLACED)
         yield StringCommand("mkdir", "-p", QuoteString(f"{REPLACED}{PurePosixPath(path).parent}"))
         present = StringCommand("test", "!", "-e", QuoteString(path))  # a symlink to nowhere has no content
         yield StringCommand(present, "|| cp --dereference --backup=numbered -p --", QuoteString(path), copy)

@@ -20,7 +20,7 @@ from group_data import frontends
 from lab import machine, origin
 from lab.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 from operations.config_set import rendered
-from operations.nginx import PROBE_FLAG, nginx_config
+from operations.nginx import FULL_FLAG, PROBE_FLAG, nginx_config
 
 SUITES = ("bookworm", "trixie")
 PACKAGES = "nginx,libc6,base-files,libcrypt1"
@@ -182,6 +182,13 @@ class Box:
         else:
             self.flag.unlink(missing_ok=True)
 
+    def set_full(self, full: bool) -> None:
+        """What the probe does when the cache's disk has no room."""
+        if full:
+            (self.root / FULL_FLAG.lstrip("/")).touch()
+        else:
+            (self.root / FULL_FLAG.lstrip("/")).unlink(missing_ok=True)
+
     def log(self) -> str:
         """The access log."""
         return (self.root / "var/log/nginx/okome/access.log").read_text(errors="replace")
@@ -192,4 +199,5 @@ class Box:
     def fresh(self) -> None:
         """Origin up and its counts at zero, gate open."""
         self.set_flag(down=False)
+        self.set_full(full=False)
         self.origin(mode="up", reset=True)

@@ -29,6 +29,7 @@ class Frontend(Protocol):
     def origin(self, **words: Any) -> dict[str, Any]: ...
     def reload(self) -> None: ...
     def set_flag(self, down: bool) -> None: ...
+    def set_full(self, full: bool) -> None: ...
     def log(self) -> str: ...
 
 
@@ -374,7 +375,11 @@ def set_cookie_is_never_shared(box: Frontend) -> None:
     assert first.body != second.body
 
 
+@trap(
+    f"{SNIPPETS}/okome-static.conf",
 @trap(f"{SNIPPETS}/okome-static.conf", "$http_authorization", '""')
+    'bypass "";\nproxy_no_cache ""',
+)
 def authorization_is_never_shared(box: Frontend) -> None:
     path = "/assets/public/secret?echo=Authorization"
     mine = box.client.ask(path, Authorization="Bearer mine")
@@ -512,6 +517,17 @@ def calls_are_not_serialised(box: Frontend) -> None:
             connection.close()
 
 
+@trap(f"{SNIPPETS}/okome-static.conf", "$okome_cache_full", '""')
+def a_full_disk_is_not_written_to(box: Frontend) -> None:
+    assert [box.client.ask("/assets/public/kept").cache for _ in range(2)] == ["MISS", "HIT"]
+    box.set_full(full=True)
+    answers = [box.client.ask("/assets/public/large?size=3000000") for _ in range(2)]
+    assert [(answer.cache, len(answer.body)) for answer in answers] == [("MISS", 3_000_000)] * 2
+    assert box.client.ask("/assets/public/kept").cache == "HIT"
+    box.set_full(full=False)
+    assert [box.client.ask("/assets/public/large?size=3000000").cache for _ in range(2)] == ["MISS", "HIT"]
+
+
 # --- the log ------------------------------------------------------------------------------------------------
 
 
@@ -582,5 +598,6 @@ CHECKS: list[Check] = [
     static_is_a_prefix_not_an_extension,
     one_miss_asks_the_origin_once,
     calls_are_not_serialised,
+    a_full_disk_is_not_written_to,
     log_is_json_whatever_is_asked,
 ]

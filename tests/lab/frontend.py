@@ -20,6 +20,7 @@ NODE, DEPLOY = "cn00", "deploys/cn00.py"
 NAMESPACE = Path(f"/run/netns/okome-{NAME}")
 CONTROL = Path(f"/var/lib/okome-lab/{NAME}/origin.sock")
 FLAG = "/run/okome/upstream/down"
+FULL_FLAG = "/run/okome/upstream/cache-full"
 LOG = "/var/log/nginx/okome/access.log"
 
 
@@ -75,6 +76,9 @@ class Frontend:
 
     def set_flag(self, down: bool) -> None:
         self.run(f"touch {FLAG}" if down else f"rm -f {FLAG}")
+
+    def set_full(self, full: bool) -> None:
+        self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
 
     def log(self) -> str:
         # A path may hold bytes that are no UTF-8; lab's output is text.

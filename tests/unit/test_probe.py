@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import origin
-from okome.probe import Health, status_of
+from okome.probe import Health, has_room, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +21,8 @@ class Running:
     """A probe, the origin it asks, and what it tells systemd."""
 
     flag: Path
+    full_flag: Path
+    cache: Path
     control: Path
     process: subprocess.Popen[str]
     systemd: socket.socket
@@ -55,12 +57,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
         systemd.settimeout(20)
         process = subprocess.Popen(
             [sys.executable, "-I", str(ROOT / "okome/probe.py"), "--url", f"http://127.0.0.1:{port}/health",
-             "--flag", str(flag), "--interval", "0.02", "--timeout", "0.3", "--rise", "2", "--fall", "3"],
+             "--flag", str(flag), "--interval", "0.02", "--timeout", "0.3", "--rise", "2", "--fall", "3",
+             "--cache", str(tmp_path / "cache"), "--reserve", str(10**9), "--full-flag", str(tmp_path / "full")],
             env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
             assert systemd.recv(4096).startswith(b"READY=1")
-            yield Running(flag, control, process, systemd)
+            yield Running(flag, tmp_path / "full", tmp_path / "cache", control, process, systemd)
         finally:
             for started in (process, server):
                 started.kill()
@@ -97,6 +100,22 @@ def test_ending_takes_the_flag_away(running: Running) -> None:
     running.process.terminate()
     assert running.process.wait(10) == 0
     assert not running.flag.exists()
+
+
+def test_a_disk_without_room_is_flagged(running: Running) -> None:
+    """No disk has the reserve that this probe was given; where there is no cache there is nothing to protect."""
+    running.until(running.control.exists)
+    running.message()
+    assert not running.full_flag.exists()
+    running.cache.mkdir()
+    running.until(running.full_flag.exists)
+    running.cache.rmdir()
+    running.until(lambda: not running.full_flag.exists())
+
+
+def test_room(tmp_path: Path) -> None:
+    assert has_room(tmp_path, 1)
+    assert not has_room(tmp_path, 1 << 60)
 
 
 def test_rise_and_fall() -> None:
