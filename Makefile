@@ -27,6 +27,7 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 	@.uv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@.uv/bin/uv venv -q --clear --python "$$(.uv/bin/python -c 'import sys; print(sys._base_executable)')" .venv
 	@.uv/bin/uv pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements.txt
+	@ln -sf ../../console/okome .venv/bin/okome
 	@touch $@
 
 tools: setup # the Debian packages that the lab and the tests call
@@ -46,10 +47,11 @@ test: lint tools ## lint and all tests; those that boot nodes take root, and are
 	@test -z "$(LAB)" -o -z "$(SUDO)" || { echo "test: sudo, for the nodes of the lab"; sudo --validate; }
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
-lint: setup ## ruff, strict mypy
+lint: setup tools ## ruff, strict mypy; nginx and gixy on the rendered configuration
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy .
+	@$(if $(LAB),$(SUDO)) $(PY) -m tests.nginx_lint
 
 secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 	@$(PY) -m console.secrets
@@ -58,6 +60,7 @@ validate: setup ## testinfra against the live nodes of inventory.py
 	@$(PY) -m pytest tests/verify
 
 bench: tools ## every benchmark, beside what it is compared with; fails if a goal does not hold
+	@command -v wrk >/dev/null || { echo "bench: installing wrk"; $(SUDO) apt-get install -qy --no-install-recommends wrk; }
 	@failed=; for name in $$($(PY) -c 'from bench.__main__ import benches; print(*benches())'); do \
 	  echo "bench: $$name"; $(SUDO) $(PY) -m bench $$name || failed="$$failed $$name"; \
 	done; \

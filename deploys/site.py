@@ -2,9 +2,13 @@
 
 from pyinfra import host
 
-from operations.basic_setup import backend
+from operations.basic_setup import backend, frontend
+from operations.failover import failover
 from operations.foundation import foundation
 
 foundation()
 if "backends" in host.groups:
     backend()
+if "frontends" in host.groups:
+    frontend()
+    failover()

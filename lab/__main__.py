@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import LabError, lan, machine, tree
+from lab import LabError, lan, machine, orchestrator, tree
 from lab.node import MANAGERS, Node, run_in, say
 from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
 
@@ -27,6 +27,7 @@ def up(args: argparse.Namespace) -> int:
         if name not in known_nodes():
             raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
     lan.up()
+    orchestrator.up()
     key = public_key()
     prepare()
     names = args.nodes or known_nodes()
@@ -97,12 +98,19 @@ def down(_: argparse.Namespace) -> int:
         raise LabError("the lab needs root.")
     for node in Node.all():
         node.destroy()
+    orchestrator.down()
     lan.down()
     shutil.rmtree(machine.state_dir(), ignore_errors=True)
     lan.restore_forwarding()
     for left in (machine.state_dir().parent, Path("/run/netns")):
         if left.is_dir() and not any(left.iterdir()):
             _remove_empty(left)
+    return 0
+
+
+def origin(args: argparse.Namespace) -> int:
+    _require_lan()
+    print(json.dumps(orchestrator.tell(**({"mode": args.mode} if args.mode else {}))))
     return 0
 
 
@@ -162,6 +170,13 @@ def _parser() -> argparse.ArgumentParser:
     added = command("power", power, "off, on, cut (a power loss) or reboot")
     added.add_argument("node", metavar="NODE")
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
+    added = command("origin", origin, "change how the test origin at .25:8000 behaves, and print its state")
+    added.add_argument(
+        "mode",
+        nargs="?",
+        metavar="MODE",
+        help="up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504",
+    )
     command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")
     return parser

@@ -21,6 +21,7 @@ PROGRAMS = {
     "ip": "iproute2",
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",
+    "openssl": "openssl",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # A base tree is 0.4 GB; a finished node adds about as much, its package cache included.

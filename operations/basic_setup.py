@@ -1,13 +1,17 @@
-"""Phase 1: what a node is for. Redis on the backend."""
+"""Phase 1: what a node is for. Redis on the backend, nginx on the frontend."""
 
 import hashlib
 import re
+from dataclasses import replace
 
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
 
+from facts.machine import Machine
 from facts.memory import MemoryTotal
-from operations.config_set import ConfigFile, ConfigSet, config_set
+from facts.nginx import NginxFile, NginxFiles
+from operations.config_set import ConfigFile, ConfigSet, config_set, host_data
+from operations.nginx import SITE, giving_way, kept_aside, nginx_config
 from operations.packages import packages
 from operations.secret import secret
 from operations.unit import unit
@@ -77,3 +81,35 @@ def backend() -> None:
     packages(name="Redis", names=["redis-server"])
     config_set(name="Redis configuration", config=redis)
     unit(name="redis-server runs", unit="redis-server", restarted_if=(service, redis))
+
+
+@deploy("Basic setup: frontend")
+def frontend() -> None:
+    """nginx: one site in front of the orchestrator, its cache, its logs."""
+    suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
+    nginx = nginx_config(suite, host.name.upper(), host_data())
+    found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
+    old, aside = giving_way(found, nginx, host_data())
+    gone = tuple(ConfigFile(path, absent=True) for path in old)
+    service = ConfigSet(
+        files=(ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf"),),
+        check="systemd",
+        values={"site": SITE},
+    )
+    folders = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles")
+    rotation = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate")
+
+    # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
+    config_set(name="nginx service", config=service)
+    packages(name="nginx", names=["nginx"])
+    config_set(name="nginx folders", config=folders)
+    config_set(name="nginx log rotation", config=rotation)
+    kept_aside(name="Copies of what gives way", paths=old + aside)
+    config_set(name="nginx configuration", config=replace(nginx, files=nginx.files + gone))
+    unit(
+        name="nginx runs",
+        unit="nginx",
+        restarted_if=service,
+        reloaded_if=nginx,
+        patience=host.data.drain_timeout_s + 60,  # a restart waits for the streams
+    )

@@ -20,6 +20,15 @@ TRANSACTION = Path(__file__).with_name("transaction.py")
 # A checker is a shell command that gets the paths of the set as its arguments. It is run as root with the new
 # files in place, and refuses them by a non-zero exit and whatever it prints.
 CHECKERS = {
+    # With everything else that is rotated: two rules for one file are an error.
+    "logrotate": "exec logrotate --debug /etc/logrotate.conf 2>&1 | { ! grep -F error:; }",
+    # What a line asks for is made at once; a line that systemd-tmpfiles does not understand is refused.
+    "tmpfiles": 'exec systemd-tmpfiles --create "$@"',
+    # A warning is a refusal too: of two servers with one name nginx ignores the second, and only warns.
+    "nginx": r"""
+        said=$(nginx -t 2>&1) || { printf '%s\n' "$said"; exit 1; }
+        case $said in *'[warn]'*) printf '%s\n' "$said"; exit 1 ;; esac
+    """,
     "fstab": "exec findmnt --verify --tab-file /etc/fstab",
     # A real start: the server itself parses its configuration ($1) and its users ($2). It listens on a socket
     # of its own only. "NOAUTH" is the answer of a server that is up and does not know us.

@@ -102,9 +102,9 @@ class Lab:
             errors=totals.get("error", -1),
         )
 
-    def verify(self, *words: str) -> None:
+    def verify(self, *words: str, node: str = "cn01") -> None:
         """testinfra's word on the finished node, as an operator asks for it."""
-        pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", "cn01"]
+        pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", node]
         self("run", "--", *pytest, *words, timeout=300)
 
 

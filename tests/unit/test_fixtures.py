@@ -21,3 +21,4 @@ TestStaticAddress = make_operation_tests(
 TestUnit = make_operation_tests("operations", "unit.unit", FIXTURES / "unit.unit")
 TestSysctl = make_fact_tests("facts", "sysctl.Sysctl", FIXTURES / "sysctl.Sysctl")
 TestSysctlOperation = make_operation_tests("operations", "sysctl.sysctl", FIXTURES / "sysctl.sysctl")
+TestKeptAside = make_operation_tests("operations", "nginx.kept_aside", FIXTURES / "nginx.kept_aside")

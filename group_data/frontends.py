@@ -1,0 +1,54 @@
+"""What the frontends share: nginx, its cache, the probe. Every tunable is here, with its unit."""
+
+# ADDRESS:PORT of the one upstream; all traffic goes through it.
+orchestrator = "192.168.86.25:8000"
+# What clients may call the node besides its address and its own name; another Host gets no answer at all.
+server_names: list[str] = []
+
+# -- the request path
+# One model call may think for ten minutes before its next byte: read, send and drain times follow from this.
+stream_timeout_s = 600
+# How long old workers (after a reload) and the whole service (when it is stopped) may take to drain.
+drain_timeout_s = 630
+connect_timeout_s = 2
+upstream_keepalive = 64  # idle connections kept to the orchestrator, per worker
+# Below the orchestrator's own (uvicorn: 5 s): a POST on a connection that was just closed becomes a 502.
+upstream_keepalive_timeout_s = 4
+# A failed GET is tried once more, but not after the client has waited this long already.
+next_upstream_timeout_s = 30
+max_body_mb = 100  # documents and images that are sent to a model
+api_rate_per_s = 50  # per client address
+api_burst = 100  # requests above the rate that are still let through at once
+worker_connections = 4096  # per worker; each stream takes two
+
+# -- the cache
+# By prefix, never by file extension: /api/me/x.css must not become an asset because of its name.
+static_prefixes = ["/assets/"]
+cache_keys_mb = 32  # shared memory for keys, about 8000 per MB
+cache_max_mb = 2048
+cache_min_free_mb = 1024  # the SD card keeps this much free, whatever cache_max_mb says
+# nginx looks after that every 10 s. What comes in faster, or from others, must not fill the card: an answer that
+# can't be written is cut short. Below this nothing more is stored.
+cache_stop_mb = 128
+cache_inactive = "7d"  # nginx's default of 10 minutes would evict what an outage needs
+# Freshness of an answer that states none. It is stored, so that it can bridge an outage, and asked for again
+# almost at once: anything longer would be a guess (RFC 9111, 4.2.2).
+unstated_freshness_s = 1
+
+# -- TLS
+# The path of a certificate chain on the node, NAME.pem, turns TLS on; its key is NAME.key beside it.
+# Empty: plain HTTP, which is the LAN's default.
+tls_certificate = ""
+
+# -- failover
+probe_interval_s = 0.25  # between the end of one probe and the start of the next, ± 10 %
+probe_timeout_s = 1.0  # for a whole probe: connect, send, read
+probe_fall = 3  # failures in a row until the upstream is down
+probe_rise = 2  # successes in a row until it is up again
+retry_after_s = 5  # what the maintenance answer tells clients
+
+# -- observability
+# Who may read the status location besides loopback is the LAN (all.py). The exporter is on loopback until
+# somebody on the LAN scrapes it: then give the node's address here.
+nginx_exporter_listen = "127.0.0.1:9113"
+hit_ratio_interval_s = 60

@@ -1,0 +1,1 @@
+../../../../../okome/hitratio.py

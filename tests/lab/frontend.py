@@ -1,0 +1,110 @@
+"""CN00 in the lab as the checks see it: a client on the LAN, the switches of the test origin, root of the node."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import origin
+from lab.client import STRANGER, Client
+from lab.origin import chunk
+from tests.lab.conftest import NAME, Lab
+
+NODE, DEPLOY = "cn00", "deploys/cn00.py"
+NAMESPACE = Path(f"/run/netns/okome-{NAME}")
+CONTROL = Path(f"/var/lib/okome-lab/{NAME}/origin.sock")
+FLAG = "/run/okome/upstream/down"
+FULL_FLAG = "/run/okome/upstream/cache-full"
+LOG = "/var/log/nginx/okome/access.log"
+
+
+class Stream:
+    """A stream of `seconds`, read in the background; every byte of it is known beforehand."""
+
+    def __init__(self, client: Client, seconds: float) -> None:
+        self.chunks = int(seconds * 10)
+        self.received = b""
+        self.failure: Exception | None = None
+        self.thread = threading.Thread(target=self._read, args=(client,), daemon=True)
+        self.thread.start()
+        limit = time.monotonic() + 20
+        while not self.received:
+            assert time.monotonic() < limit, f"the stream did not begin: {self.failure}"
+            time.sleep(0.05)
+
+    def _read(self, client: Client) -> None:
+        try:
+            with client.open("GET", f"/stream?chunks={self.chunks}&interval=0.1", timeout=60) as response:
+                while data := response.read1(65536):
+                    self.received += data
+        except Exception as error:  # noqa: BLE001 - whatever it was, the test says so
+            self.failure = error
+
+    def assert_whole(self) -> None:
+        """Waits for its end, within the time it takes and a minute."""
+        self.thread.join(self.chunks / 10 + 60)
+        assert not self.thread.is_alive()
+        assert self.failure is None
+        assert self.received == b"".join(chunk(number, events=True) for number in range(self.chunks))
+
+
+class Frontend:
+    """What tests/nginx_checks.py asks for, on the booted node."""
+
+    client_address = "192.168.86.1"
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab("run", "--", "ip", "address", "replace", f"{STRANGER}/32", "dev", "br0")
+        self.client = Client(NAMESPACE)
+
+    def run(self, script: str) -> str:
+        """As root of the node."""
+        return self.lab.execute("sh", "-c", script, node=NODE)
+
+    def origin(self, **words: Any) -> dict[str, Any]:
+        return origin.tell(CONTROL, **words)
+
+    def reload(self) -> None:
+        self.run("systemctl reload nginx")
+
+    def set_flag(self, down: bool) -> None:
+        self.run(f"touch {FLAG}" if down else f"rm -f {FLAG}")
+
+    def set_full(self, full: bool) -> None:
+        self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
+
+    def log(self) -> str:
+        # A path may hold bytes that are no UTF-8; lab's output is text.
+        return self.run(f"LC_ALL=C tr -c '[:print:]\\n' '?' <{LOG}")
+
+    def gate(self) -> bool:
+        """Whether the frontend takes its upstream for up."""
+        return bool(json.loads(self.client.ask("/okome/health").body)["upstream_ok"])
+
+    def until_gate(self, up: bool) -> None:
+        limit = time.monotonic() + 20
+        while self.gate() != up:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+
+    @contextmanager
+    def without_probe(self) -> Iterator[None]:
+        """The gate is the test's own."""
+        self.run(f"systemctl stop okome-probe && mkdir -p {Path(FLAG).parent}")
+        try:
+            yield
+        finally:
+            self.origin(mode="up")
+            self.run(f"rm -rf {Path(FLAG).parent} && systemctl start okome-probe")
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="clients on the lab's LAN need root: run pytest with sudo"
+)

@@ -1,0 +1,143 @@
+"""An orchestrator that is killed, hangs, flaps or is slow, seen from the LAN through CN00 with its probe."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.conftest import Lab
+from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
+
+pytestmark = [needs_root, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def frontend(lab: Lab) -> Iterator[Frontend]:
+    """CN00, on a node where somebody had installed nginx: Debian's welcome page is not a stranger's."""
+    address = lab.fresh(node=NODE)
+    install = (
+        "apt-get -q update && apt-get -qy install --no-install-recommends nginx && systemctl is-active nginx"
+    )
+    lab.execute("sh", "-c", install, node=NODE)
+    run = lab.deploy(deploy=DEPLOY, address=address)
+    assert (run.status, run.errors) == (0, 0), run.output
+    assert lab.execute("sh", "-c", "ls /var/lib/okome/replaced 2>/dev/null; true", node=NODE) == ""
+    frontend = Frontend(lab)
+    with frontend.client:
+        yield frontend
+
+
+@pytest.fixture(autouse=True)
+def _up(frontend: Frontend) -> Iterator[None]:
+    frontend.origin(mode="up", reset=True)
+    frontend.until_gate(up=True)
+    yield
+    frontend.origin(mode="up")
+
+
+@pytest.mark.parametrize("mode", ["killed", "down", "hanging", "slow:5", "500", "503"])
+def test_outage_and_recovery(frontend: Frontend, mode: str) -> None:
+    asset = f"/assets/public/outage-{mode.replace(':', '')}"
+    body = frontend.client.ask(asset).body
+    frontend.origin(mode=mode)
+    frontend.until_gate(up=False)
+    frontend.origin(reset=True)
+    for _ in range(3):
+        kept = frontend.client.ask(asset)
+        assert (kept.status, kept.cache, kept.body) == (200, "HIT", body)
+        answer = frontend.client.ask("/v1/chat/completions", "POST", body="{}")
+        assert (answer.status, answer.header("Retry-After")) == (503, "5")
+        assert json.loads(answer.body)["error"]["type"] == "upstream_unavailable"
+        assert frontend.client.ask("/", Accept="text/html").body.startswith(b"<!doctype html>")
+    assert set(frontend.origin()["counts"]) <= {"GET /health"}, "only the probe asks while the gate is closed"
+    frontend.origin(mode="up")
+    frontend.until_gate(up=True)
+    assert frontend.client.ask("/v1/models").status == 200
+
+
+def test_stale_assets_bridge_an_outage(frontend: Frontend) -> None:
+    frontend.client.ask("/assets/short/bridge")
+    time.sleep(2.1)  # its second of freshness is over
+    frontend.origin(mode="killed")
+    statuses = set()
+    limit = time.monotonic() + 4
+    while time.monotonic() < limit:
+        answer = frontend.client.ask("/assets/short/bridge")
+        statuses.add((answer.status, answer.cache))
+    assert statuses == {(200, "STALE")}
+
+
+def test_flapping_fails_no_cached_asset_and_reloads_nothing(frontend: Frontend) -> None:
+    frontend.client.ask("/assets/public/flap")
+    workers = frontend.run("pgrep -x nginx")
+    failures: list[int] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            answer = frontend.client.ask("/assets/public/flap")
+            if answer.status != 200:
+                failures.append(answer.status)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(3):
+            frontend.origin(mode="killed")
+            frontend.until_gate(up=False)
+            frontend.origin(mode="up")
+            frontend.until_gate(up=True)
+    finally:
+        ended.set()
+        asking.join(30)
+    assert failures == []
+    assert frontend.run("pgrep -x nginx") == workers
+
+
+def test_one_failed_probe_is_not_an_outage(frontend: Frontend) -> None:
+    for _ in range(5):
+        asked = frontend.origin()["counts"].get("GET /health", 0)
+        frontend.origin(mode="503")
+        limit = time.monotonic() + 10
+        while frontend.origin()["counts"].get("GET /health", 0) == asked:
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+        frontend.origin(mode="up")
+        assert frontend.gate()
+        time.sleep(0.6)
+
+
+def test_a_stream_outlives_an_outage_of_the_others(frontend: Frontend) -> None:
+    stream = Stream(frontend.client, 15)
+    frontend.origin(mode="down")
+    frontend.until_gate(up=False)
+    assert frontend.client.ask("/v1/models").status == 503
+    frontend.origin(mode="up")
+    frontend.until_gate(up=True)
+    stream.assert_whole()
+
+
+def test_without_a_probe_everything_counts_as_up(frontend: Frontend) -> None:
+    frontend.origin(mode="killed")
+    frontend.until_gate(up=False)
+    frontend.run("systemctl stop okome-probe")
+    assert frontend.gate()
+    frontend.origin(mode="up")
+    assert frontend.client.ask("/v1/models").status == 200
+    frontend.run("systemctl start okome-probe")
+
+
+def test_a_probe_that_hangs_or_dies_is_started_again(frontend: Frontend) -> None:
+    for signal in ("KILL", "STOP"):
+        before = frontend.run("systemctl show -P MainPID okome-probe")
+        frontend.run(f"kill -{signal} {before.strip()}")
+        limit = time.monotonic() + 60
+        while frontend.run("systemctl show -P MainPID okome-probe").strip() in (before.strip(), "0"):
+            assert time.monotonic() < limit
+            time.sleep(0.5)
+        frontend.origin(mode="killed")
+        frontend.until_gate(up=False)
+        frontend.origin(mode="up")
+        frontend.until_gate(up=True)

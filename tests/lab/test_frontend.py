@@ -1,0 +1,228 @@
+"""CN00 on a booted node: from bare to finished beside what the older system left, and its nginx in its sandbox."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.conftest import Lab
+from tests.lab.frontend import DEPLOY, LOG, NODE, Frontend, Stream, needs_root
+from tests.nginx_checks import CHECKS, Check
+from tests.unit.test_nginx_collisions import KOME_CACHE
+
+pytestmark = [needs_root, pytest.mark.timeout(900)]
+
+STRANGERS_FILE = "\nlimit_req_zone $uri zone=api_limit:1m rate=1r/s;\n"
+
+
+def put(lab: Lab, path: str, text: str) -> None:
+    lab.execute(
+        "sh", "-c", 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"', "sh", path, text, node=NODE
+    )
+
+
+def put_kome_cache_in_five_places(lab: Lab) -> None:
+    put(lab, "/etc/nginx/conf.d/kome-cache.conf", KOME_CACHE)
+    put(lab, "/etc/nginx/sites-enabled/kome-cache.conf", KOME_CACHE)
+    put(lab, "/etc/nginx/sites-available/kome-cache.conf", KOME_CACHE)
+    put(lab, "/etc/nginx/conf.d/proxy.conf", KOME_CACHE)
+    link = "ln -s ../sites-available/kome-cache.conf /etc/nginx/sites-enabled/kome"
+    lab.execute("sh", "-c", link, node=NODE)
+
+
+def assert_no_change(lab: Lab) -> None:
+    again = lab.deploy(deploy=DEPLOY)
+    assert (again.status, again.changed, again.errors) == (0, 0, 0), again.output
+
+
+# What differs between the releases is nginx and systemd's sandbox; the rest is bookworm's alone.
+BOTH = ("test_the_older_system_gave_way_and_is_kept_aside", "test_it_verifies", "test_nginx_in_its_sandbox")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "bare" in metafunc.fixturenames:
+        suites = ["bookworm", "trixie"] if metafunc.function.__name__ in BOTH else ["bookworm"]
+        metafunc.parametrize("bare", suites, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def bare(lab: Lab, request: pytest.FixtureRequest) -> str:
+    """The DHCP address of a bare node."""
+    return lab.fresh(suite=request.param, node=NODE)
+
+
+@pytest.fixture(scope="module")
+def stopped(lab: Lab, bare: str) -> str:
+    """A stranger's file, met before anything was changed; what the deploy said."""
+    put(lab, "/etc/nginx/conf.d/shop.conf", STRANGERS_FILE)
+    run = lab.deploy(deploy=DEPLOY, address=bare)
+    assert run.status != 0
+    assert lab.execute("hostname", node=NODE).strip() == "raspberrypi"
+    assert "okome" not in lab.execute("find", "/etc", "/var/lib", "/usr/local", node=NODE)
+    lab.execute("rm", "/etc/nginx/conf.d/shop.conf", node=NODE)
+    return run.output
+
+
+@pytest.fixture(scope="module")
+def finished(lab: Lab, bare: str, stopped: str) -> Iterator[Frontend]:
+    """CN00, on a node where the older system was everywhere."""
+    put_kome_cache_in_five_places(lab)
+    run = lab.deploy(deploy=DEPLOY, address=bare)
+    assert (run.status, run.errors) == (0, 0), run.output
+    frontend = Frontend(lab)
+    with frontend.client:
+        yield frontend
+
+
+@pytest.fixture(scope="module")
+def long_stream(finished: Frontend) -> Stream:
+    """Three minutes, through everything that the other tests do."""
+    finished.until_gate(up=True)
+    return Stream(finished.client, 180)
+
+
+def test_a_strangers_file_is_named_with_its_line(stopped: str) -> None:
+    assert "/etc/nginx/conf.d/shop.conf:2 defines zone 'api_limit'" in stopped
+    assert "Traceback" not in stopped
+
+
+def test_the_older_system_gave_way_and_is_kept_aside(lab: Lab, finished: Frontend) -> None:
+    assert finished.run("find /etc/nginx -name 'kome*' -o -name proxy.conf").strip() == ""
+    kept = finished.run("cd /var/lib/okome/replaced && find . -type f -exec sha256sum {} +").split()
+    assert sorted(kept[1::2]) == [
+        "./etc/nginx/conf.d/kome-cache.conf",
+        "./etc/nginx/conf.d/proxy.conf",
+        "./etc/nginx/sites-available/kome-cache.conf",
+        "./etc/nginx/sites-enabled/kome",
+        "./etc/nginx/sites-enabled/kome-cache.conf",
+    ]
+    assert len(set(kept[::2])) == 1
+    assert_no_change(lab)
+
+
+def test_it_verifies(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
+    lab.verify(node=NODE)
+
+
+class TestWithoutProbe:
+    """The checks that every nginx of ours passes; they close and open the gate themselves."""
+
+    @pytest.fixture(scope="class")
+    def unwatched(self, finished: Frontend, long_stream: Stream) -> Iterator[Frontend]:
+        with finished.without_probe():
+            yield finished
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_nginx_in_its_sandbox(self, unwatched: Frontend, check: Check) -> None:
+        unwatched.set_flag(down=False)
+        unwatched.origin(mode="up", reset=True)
+        check(unwatched)
+
+
+def test_kome_cache_that_comes_back_goes_again(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
+    put(lab, "/etc/nginx/conf.d/kome-cache.conf", KOME_CACHE)
+    run = lab.deploy(deploy=DEPLOY)
+    assert (run.status, run.errors) == (0, 0), run.output
+    assert run.changed == 2, run.output
+    assert_no_change(lab)
+
+
+def test_a_stranger_on_a_finished_node_changes_nothing(
+    lab: Lab, finished: Frontend, long_stream: Stream
+) -> None:
+    put(lab, "/etc/nginx/sites-enabled/shop", "\n\nupstream okome_down { server 10.0.0.9; }")
+    run = lab.deploy(deploy=DEPLOY)
+    assert run.status != 0
+    assert "/etc/nginx/sites-enabled/shop:3 defines upstream 'okome_down'" in run.output
+    lab.execute("rm", "/etc/nginx/sites-enabled/shop", node=NODE)
+    assert_no_change(lab)
+
+
+def test_a_full_cache_goes_on_answering(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
+    """The limit is lowered by hand; the next deploy puts it back."""
+    finished.run("sed -i s/max_size=2048m/max_size=4m/ /etc/nginx/conf.d/okome-cache.conf && nginx -s reload")
+    for number in range(150):
+        answer = finished.client.ask(f"/assets/public/full-{number}?size=200000")
+        assert (answer.status, len(answer.body)) == (200, 200_000)
+    limit = time.monotonic() + 60
+    while int(finished.run("du -sk /var/cache/nginx/okome").split()[0]) > 6 * 1024:
+        assert time.monotonic() < limit, "nothing is evicted"
+        time.sleep(0.5)
+    run = lab.deploy(deploy=DEPLOY)
+    assert (run.status, run.errors) == (0, 0), run.output
+    assert run.changed == 2, run.output  # the file, the reload
+
+
+def test_no_line_of_the_log_is_lost_in_a_rotation(finished: Frontend, long_stream: Stream) -> None:
+    count = finished.run("systemctl start okome-hitratio.service; okome-hitratio --json")
+    before = json.loads(count).get("/assets/", {"hits": 0})["hits"]
+    finished.client.ask("/assets/immutable/rotation")
+    for round_ in range(3):
+        for number in range(100):
+            answer = finished.client.ask(
+                "/assets/immutable/rotation", X_Request_ID=f"rotation-{round_}-{number}"
+            )
+            assert answer.cache == "HIT"
+            if number == 50:
+                finished.run(
+                    "logrotate -f /etc/logrotate.d/okome-nginx && systemctl start okome-hitratio.service"
+                )
+    limit = time.monotonic() + 30
+    while True:
+        seen = finished.run(f"zcat -f {LOG}* | grep -o 'rotation-[0-9]-[0-9]*' | sort -u | wc -l")
+        counted = json.loads(finished.run("systemctl start okome-hitratio.service; okome-hitratio --json"))
+        if int(seen) == 300 and counted["/assets/"]["hits"] - before == 300:
+            break
+        assert time.monotonic() < limit, (seen, counted)
+        time.sleep(0.5)
+    assert finished.run(f"stat -c '%U:%G %a' {LOG}").strip() == "www-data:adm 640"
+
+
+def test_a_change_of_configuration_reloads_once(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
+    for burst in (101, 100):
+        run = lab.deploy("--data", f"api_burst={burst}", deploy=DEPLOY)
+        assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output
+
+
+def test_three_minutes_of_stream_lost_nothing(finished: Frontend, long_stream: Stream) -> None:
+    """It went through deploys, reloads, log rotations and every flip of the gate above."""
+    finished.reload()
+    long_stream.assert_whole()
+
+
+def test_the_operator_sees_it_at_a_glance(lab: Lab, finished: Frontend) -> None:
+    """CN01 is off in this lab, and that is what the exit status says."""
+    finished.until_gate(up=True)
+    finished.client.ask("/assets/immutable/glance")
+    finished.run("sleep 1.5; systemctl start okome-hitratio.service")
+    said = lab("run", "--", "okome", "status", "--json", check=False)
+    nodes = json.loads(said[: said.rindex("}") + 1])["nodes"]
+    assert nodes[NODE]["healthy"], nodes
+    assert nodes[NODE]["upstream"] == "up"
+    assert 0 < nodes[NODE]["hit_ratio"] < 1
+    assert "\n" not in nodes["cn01"]["trouble"]
+    finished.origin(mode="killed")
+    finished.until_gate(up=False)
+    assert NODE in (table := lab("run", "--", "okome", "status", check=False))
+    assert "all 4 run" in table
+    assert " down " in table
+    finished.origin(mode="up")
+
+
+def test_a_restart_lets_a_stream_finish(finished: Frontend) -> None:
+    finished.until_gate(up=True)
+    stream = Stream(finished.client, 12)
+    finished.run("timeout 60 systemctl restart nginx")
+    stream.assert_whole()
+    finished.client.wait_for("192.168.86.20", 80)
+
+
+def test_it_comes_back_from_a_reboot_and_a_power_cut(lab: Lab, finished: Frontend) -> None:
+    for how in (("reboot",), ("cut", "on")):
+        for state in how:
+            lab("power", NODE, state)
+        finished.client.wait_for("192.168.86.20", 80)
+        assert finished.client.ask("/v1/models").status == 200
+    lab.verify(node=NODE)
+    assert_no_change(lab)

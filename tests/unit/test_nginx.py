@@ -1,0 +1,57 @@
+"""The rendered configuration in real nginx: each known trap, and the naive edit that falls into it."""
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nginx_box import SUITES, Box, why_not
+from tests.nginx_checks import CHECKS, TRAPS, Check, Trap
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"nginx in a box {why_not()}")
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    with Box(request.param) as running:
+        running.start()
+        yield running
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_nginx(box: Box, check: Check) -> None:
+    box.fresh()
+    check(box)
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.check.__name__)
+def test_naive_configuration_falls_into(trap: Trap) -> None:
+    with Box(trap.suite) as box:
+        text = box.files[trap.file]
+        assert trap.old in text, "the naive edit no longer applies"
+        box.lay({trap.file: text.replace(trap.old, trap.new)})
+        box.start()
+        with pytest.raises((AssertionError, OSError, ValueError, pytest.fail.Exception)):
+            trap.check(box)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_nginx_has_nothing_to_complain_of(suite: str, tls: bool) -> None:
+    with Box(suite, tls_certificate="/etc/ssl/cn00.pem" if tls else "") as box:
+        certificate = box.make_certificate() if tls else None
+        said = box.check()
+        assert "successful" in said
+        assert "warn" not in said, said
+        if certificate:
+            box.start()
+            context = ssl.create_default_context(cafile=certificate)
+            context.set_alpn_protocols(["http/1.1"])
+            with context.wrap_socket(box.client.connect(port=443), server_hostname="cn00") as secured:
+                secured.sendall(b"GET /okome/health HTTP/1.1\r\nHost: cn00\r\nConnection: close\r\n\r\n")
+                assert b"X-OKOME-Node: CN00" in secured.recv(65536)
+                assert secured.version() == "TLSv1.3"
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            with pytest.raises(ssl.SSLError):
+                context.wrap_socket(box.client.connect(port=443), server_hostname="cn00")
+            assert box.client.ask("/v1/models").status == 200

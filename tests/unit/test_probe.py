@@ -1,0 +1,134 @@
+"""The health probe as a process, against the test origin; systemd's end of sd_notify is this test."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import origin
+from okome.probe import Health, has_room, status_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Running:
+    """A probe, the origin it asks, and what it tells systemd."""
+
+    flag: Path
+    full_flag: Path
+    cache: Path
+    control: Path
+    process: subprocess.Popen[str]
+    systemd: socket.socket
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None
+            time.sleep(0.01)
+
+    def message(self) -> str:
+        return self.systemd.recv(4096).decode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    port, control, flag = free_port(), tmp_path / "origin", tmp_path / "down"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "lab.origin", "--listen", f"127.0.0.1:{port}", "--control", str(control)],
+        cwd=ROOT,
+    )
+    flag.touch()  # left by one that was killed
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(ROOT / "okome/probe.py"), "--url", f"http://127.0.0.1:{port}/health",
+             "--flag", str(flag), "--interval", "0.02", "--timeout", "0.3", "--rise", "2", "--fall", "3",
+             "--cache", str(tmp_path / "cache"), "--reserve", str(10**9), "--full-flag", str(tmp_path / "full")],
+            env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert systemd.recv(4096).startswith(b"READY=1")
+            yield Running(flag, tmp_path / "full", tmp_path / "cache", control, process, systemd)
+        finally:
+            for started in (process, server):
+                started.kill()
+                started.wait(10)
+            assert process.stdout
+            process.stdout.close()
+
+
+def test_starts_as_up_even_after_one_that_was_killed(running: Running) -> None:
+    running.until(running.control.exists)
+    running.until(lambda: not running.flag.exists())
+
+
+@pytest.mark.parametrize("mode", ["down", "hanging", "500", "503"])
+def test_flag_follows_the_origin_both_ways(running: Running, mode: str) -> None:
+    running.until(running.control.exists)
+    origin.tell(running.control, mode=mode)
+    running.until(running.flag.exists)
+    origin.tell(running.control, mode="up")
+    running.until(lambda: not running.flag.exists())
+    assert "WATCHDOG=1" in running.message()
+
+
+def test_a_slow_answer_is_no_answer(running: Running) -> None:
+    running.until(running.control.exists)
+    origin.tell(running.control, mode="slow:1")
+    running.until(running.flag.exists)
+
+
+def test_ending_takes_the_flag_away(running: Running) -> None:
+    running.until(running.control.exists)
+    origin.tell(running.control, mode="down")
+    running.until(running.flag.exists)
+    running.process.terminate()
+    assert running.process.wait(10) == 0
+    assert not running.flag.exists()
+
+
+def test_a_disk_without_room_is_flagged(running: Running) -> None:
+    """No disk has the reserve that this probe was given; where there is no cache there is nothing to protect."""
+    running.until(running.control.exists)
+    running.message()
+    assert not running.full_flag.exists()
+    running.cache.mkdir()
+    running.until(running.full_flag.exists)
+    running.cache.rmdir()
+    running.until(lambda: not running.full_flag.exists())
+
+
+def test_room(tmp_path: Path) -> None:
+    assert has_room(tmp_path, 1)
+    assert not has_room(tmp_path, 1 << 60)
+
+
+def test_rise_and_fall() -> None:
+    health = Health()
+    seen = []
+    for success in (0, 0, 1, 0, 0, 0, 1, 0, 1, 1, 1):
+        health = health.after(bool(success), rise=2, fall=3)
+        seen.append(health.up)
+    assert seen == [True] * 5 + [False] * 4 + [True] * 2
+
+
+def test_what_is_no_http_is_refused() -> None:
+    assert status_of(b"HTTP/1.1 204 No Content\r\n\r\n") == 204
+    for head in (b"SSH-2.0-OpenSSH 9\r\n\r\n", b"HTTP/1.1 ok fine\r\n\r\n", b"\r\n\r\n"):
+        with pytest.raises(ValueError, match=r"."):
+            status_of(head)
