@@ -56,16 +56,20 @@ local function sweep(key)
   return spent, reserved, nearest or 0
 end
 
--- spent, reserved, next expiry; or nil where the counter is lost.
+-- spent, reserved, next expiry, whether it is new, whether it knows the lease; nil where it is lost.
 local function cap(key, known_zero)
-  local f = redis_call('HMGET', key, 's', 'r', 'n')
+  local f = redis_call('HMGET', key, 's', 'r', 'n', 'L:' .. lease, 'T:' .. lease)
   if not f[1] then
     if known_zero then return 0, 0, 0, true end
     return nil
   end
   local nearest = tonumber(f[3] or 0)
-  if nearest > 0 and nearest <= now_ms then return sweep(key) end
-  return tonumber(f[1]), tonumber(f[2]), nearest
+  local held = f[4] or f[5]
+  if nearest > 0 and nearest <= now_ms then
+    local spent, reserved, later = sweep(key)
+    return spent, reserved, later, false, held
+  end
+  return tonumber(f[1]), tonumber(f[2]), nearest, false, held
 end
 
 local function sooner(a, b)
@@ -106,15 +110,15 @@ for i = 3, #KEYS do
   else
     local limit, begins, ends = rule[3], rule[4], rule[5]
     if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
-    local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
+    local spent, reserved, nearest, fresh, held = cap(KEYS[i], known_zero)
     if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
-    if spent + reserved + amount > limit and not again then
+    if spent + reserved + amount > limit and not again and not held then
       local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
       end
     end
-    state[i] = {spent, reserved, nearest, fresh}
+    state[i] = {spent, reserved, nearest, fresh, held}
   end
 end
 local granted = answer[1] == 'OK' and not again
@@ -132,7 +136,8 @@ for i = 3, #KEYS do
   else
     local limit, ends = rule[3], rule[5]
     local reserved = s[2]
-    if granted then
+    -- The marker may have been evicted; the counter itself tells whether this lease has been charged to it.
+    if granted and not s[5] then
       reserved = reserved + amount
       local expiry = now_ms + ttl
       redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),

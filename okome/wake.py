@@ -36,10 +36,10 @@ class Wakes:
 
     async def aclose(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        # More than once: a cancellation that meets a time limit of the client's just then is lost with it.
+        while task is not None and not task.done():
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task}, timeout=1)
 
     def arm(self, name: bytes) -> asyncio.Event:
         event = asyncio.Event()

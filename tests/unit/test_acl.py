@@ -130,7 +130,8 @@ async def test_everything_works_on_a_node_of_a_cluster(tmp_path: Path) -> None:
         while server.admin.cluster("INFO")["cluster_state"] != "ok":
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        await everything(server.at(port)[0], tmp_path)
+        async with asyncio.timeout(60):
+            await everything(server.at(port)[0], tmp_path)
         assert server.denied() == []
 
 
