@@ -22,7 +22,7 @@ from okome.ledger import Ledger
 PROCESSES = 4
 CALLERS = 250
 COMPUTE = 0.2  # s
-LOCK_TTL = 1.0  # s
+LOCK_TTL = 2.0  # s
 CAP = 1000  # tokens
 
 

@@ -218,10 +218,11 @@ class Cache(Generic[T]):
         ]
         for task in flights:
             task.cancel()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=2 * self.policy.write_timeout)
-            for task in self._tasks:
-                task.cancel()
+        for _ in range(3):  # a computation may swallow a cancellation, but not hold us up for ever
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=2 * self.policy.write_timeout)
+                for task in self._tasks:
+                    task.cancel()
         await self._wakes.aclose()
         await self._line.aclose()
 

@@ -6,6 +6,7 @@ import pwd
 import runpy
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,15 +81,15 @@ DATA = runpy.run_path("group_data/backends.py") | {
 
 
 @pytest.fixture
-def etc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """redis.conf and users.acl, where user redis can read them."""
-    folder = tmp_path_factory.mktemp("redis")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    for name in ("redis.conf", "users.acl"):
-        (folder / name).write_bytes(render(ConfigFile(f"/etc/redis/{name}"), DATA, TEMPLATES))
-        shutil.chown(folder / name, "redis", "redis")
-    return folder
+def etc() -> Iterator[Path]:
+    """redis.conf and users.acl, where user redis can read them (pytest's own folders are its user's alone)."""
+    with tempfile.TemporaryDirectory(prefix="okome-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for file in ("redis.conf", "users.acl"):
+            (folder / file).write_bytes(render(ConfigFile(f"/etc/redis/{file}"), DATA, TEMPLATES))
+            shutil.chown(folder / file, "redis", "redis")
+        yield folder
 
 
 def check(etc: Path) -> subprocess.CompletedProcess[str]:
