@@ -113,11 +113,11 @@ async def watch(options: argparse.Namespace) -> None:
         failure = await probe(options.url, options.timeout)
         before, health = health, health.after(not failure, rise=options.rise, fall=options.fall)
         if before.up != health.up:
-            set_flag(options.flag, well=health.up)
             print(f"the orchestrator is {'up' if health.up else f'down: {failure}'}", flush=True)
         if room != (room := has_room(options.cache, options.reserve << 20)):
-            set_flag(options.full_flag, well=room)
             print(f"the cache's disk has {'room again' if room else 'no room'}", flush=True)
+        set_flag(options.flag, well=health.up)  # each time: somebody else may have removed it
+        set_flag(options.full_flag, well=room)
         notify(f"WATCHDOG=1\nSTATUS={'up' if health.up else 'down'}: {failure or 'healthy'}")
         await asyncio.sleep(options.interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - no secret
 

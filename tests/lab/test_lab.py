@@ -17,10 +17,11 @@ PROBE = f"p{NAME}"
 def machine_state() -> dict[str, str]:
     """What the lab could leave on the machine, apart from its cache."""
     questions = {
-        "namespaces": f"ls /run/netns 2>/dev/null | grep -x okome-{PROBE}",
+        "namespaces": f"ls /run/netns 2>/dev/null | grep -xE 'okome-{PROBE}(-25)?'",
         "tables": f"nft list tables | grep -w okome_{PROBE}",
         "mounts": f"grep okome-lab/{PROBE} /proc/mounts",
         "groups": f"find /sys/fs/cgroup -maxdepth 3 -name 'okome-{PROBE}-*'",
+        "origin": f"grep -lsz 'okome-la[b]/{PROBE}/origin.sock' /proc/[0-9]*/cmdline",
         "state": f"ls -d /var/lib/okome-lab/{PROBE}",
         "processes": f"grep -hs okome-{PROBE}- /proc/[0-9]*/cgroup | grep -v deleted",
     }

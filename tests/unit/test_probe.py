@@ -82,6 +82,8 @@ def test_flag_follows_the_origin_both_ways(running: Running, mode: str) -> None:
     running.until(running.control.exists)
     origin.tell(running.control, mode=mode)
     running.until(running.flag.exists)
+    running.flag.unlink()  # by mistake
+    running.until(running.flag.exists)
     origin.tell(running.control, mode="up")
     running.until(lambda: not running.flag.exists())
     assert "WATCHDOG=1" in running.message()
