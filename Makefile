@@ -32,7 +32,9 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 
 tools: setup # the Debian packages that the lab and the tests call
 ifneq ($(LAB),)
-	@missing=$$($(PY) -m lab packages); if [ -n "$$missing" ]; then \
+	@missing=$$($(PY) -m lab packages); \
+	command -v redis-check-rdb >/dev/null || missing="$$missing redis-tools"; \
+	if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
