@@ -201,6 +201,7 @@ def run() -> list[Measure]:
     os.environ["OKOME_LAB"] = LAB
     try:
         finished_node()
+        lab("origin", "up")
         with Client(Path("/run/netns", machine.namespace())) as client:
             client.wait_for(FRONTEND, 80)
             # The static file last: it takes reloads, after which kept connections end.

@@ -27,9 +27,9 @@ def up(args: argparse.Namespace) -> int:
         if name not in known_nodes():
             raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
     lan.up()
-    orchestrator.up()
     key = public_key()
     prepare()
+    orchestrator.up()
     names = args.nodes or known_nodes()
     for node in map(Node, names):
         wanted = {"suite": args.suite or "bookworm", "manager": args.manager or "networkmanager"}
@@ -110,7 +110,10 @@ def down(_: argparse.Namespace) -> int:
 
 def origin(args: argparse.Namespace) -> int:
     _require_lan()
-    print(json.dumps(orchestrator.tell(**({"mode": args.mode} if args.mode else {}))))
+    if args.mode == "planner":
+        orchestrator.planner()
+    else:
+        print(json.dumps(orchestrator.tell(**({"mode": args.mode} if args.mode else {}))))
     return 0
 
 
@@ -170,12 +173,14 @@ def _parser() -> argparse.ArgumentParser:
     added = command("power", power, "off, on, cut (a power loss) or reboot")
     added.add_argument("node", metavar="NODE")
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
-    added = command("origin", origin, "change how the test origin at .25:8000 behaves, and print its state")
+    added = command(
+        "origin", origin, "what stands at .25:8000: `planner`, or the test origin in one of its modes"
+    )
     added.add_argument(
         "mode",
         nargs="?",
         metavar="MODE",
-        help="up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504",
+        help="planner, up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504",
     )
     command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")

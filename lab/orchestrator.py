@@ -1,4 +1,5 @@
-"""What stands at .25:8000 in the lab: the test origin, in a network namespace of its own on the LAN."""
+"""What stands at .25:8000 in the lab, in a network namespace of its own on the LAN: the example planner
+(okome/planner.py), or the test origin (lab/origin.py) once somebody asks for one of its modes."""
 
 import contextlib
 import json
@@ -7,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
-from lab import LabError, lan, machine, origin
+from lab import LabError, lan, machine, operator, origin
 
 ADDRESS, PORT = "192.168.86.25", 8000
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,7 +33,7 @@ def inside(*command: str | Path) -> list[str]:
 
 
 def up() -> None:
-    """The test origin answers, in the mode it was in; `up` if it was not there. Idempotent."""
+    """Something answers there: what was there before, else the planner. Idempotent."""
     if _attached() and _answers():
         return
     down()
@@ -48,38 +50,71 @@ def up() -> None:
         f"route add default via {lan.GATEWAY}",
     ):
         machine.run(["ip", "-n", space, *command.split()])
-    with (machine.state_dir() / "origin.log").open("ab") as log:
-        subprocess.Popen(
-            inside(
-                sys.executable, "-m", "lab.origin", "--listen", f"{ADDRESS}:{PORT}", "--control", control()
-            ),
+    planner()
+
+
+def planner() -> None:
+    """The example planner, with CN01 as its Redis; in place of whatever answered there."""
+    import inventory  # here, because it brings pyinfra along
+
+    _end_processes()
+    backend = inventory.backends[0][1]["address"]
+    url = operator.home() / "redis-url"
+    password = tomllib.loads((operator.home() / "secrets.toml").read_text())["redis_okome"]
+    url.touch(mode=0o600)
+    url.write_text(f"redis://okome:{password}@{backend}:6379/0\n")
+    _start(
+        "okome.planner",
+        *("--listen", f"{ADDRESS}:{PORT}", "--redis-url-file", url),
+        *("--ledger", machine.state_dir() / "ledger.sqlite"),
+    )
+
+
+def test_origin() -> None:
+    """The test origin, in its mode `up`; in place of the planner. Idempotent."""
+    if not control().exists():
+        _end_processes()
+        _start("lab.origin", "--listen", f"{ADDRESS}:{PORT}", "--control", control())
+
+
+def _start(module: str, *words: str | Path) -> None:
+    log = machine.state_dir() / "orchestrator.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            inside(sys.executable, "-m", module, *words),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not _answers():
-        if time.monotonic() > deadline:
-            raise LabError(f"the test origin did not start: {machine.state_dir() / 'origin.log'} says why.")
-        time.sleep(0.05)
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise LabError(f"{module} did not start at {ADDRESS}:{PORT}: {log} says why.")
+        time.sleep(0.1)
+    process.returncode = 0  # it outlives us on purpose
+
+
+def _end_processes() -> None:
+    for pid in machine.run(["ip", "netns", "pids", namespace()]).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    control().unlink(missing_ok=True)
 
 
 def down() -> None:
     """Remove whatever of it exists."""
     if not Path("/run/netns", namespace()).exists():
         return
-    for pid in machine.run(["ip", "netns", "pids", namespace()]).split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+    _end_processes()
     machine.run(["ip", "netns", "del", namespace()])
-    control().unlink(missing_ok=True)
 
 
 def tell(**words: Any) -> dict[str, Any]:
-    """A command to the test origin (lab/origin.py), and its state."""
+    """A command to the test origin (lab/origin.py), and its state; it takes the planner's place if need be."""
     try:
+        test_origin()
         return origin.tell(control(), **words)
     except ValueError as error:
         raise LabError(f"{error}.") from error
@@ -99,8 +134,12 @@ def _attached() -> bool:
 
 
 def _answers() -> bool:
+    """Whether it listens. The test origin may be told not to; then its control socket answers."""
     try:
-        origin.tell(control())
+        if control().exists():
+            origin.tell(control())
+            return True
     except OSError:
         return False
-    return True
+    listening = machine.run(inside("ss", "-Hltn", f"sport = :{PORT}"))
+    return str(PORT) in listening

@@ -61,6 +61,7 @@ class Frontend:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        lab("origin", "up")
         lab("run", "--", "ip", "address", "replace", f"{STRANGER}/32", "dev", "br0")
         self.client = Client(NAMESPACE)
 
