@@ -68,6 +68,9 @@ def stopped(lab: Lab, bare: str) -> str:
 def finished(lab: Lab, bare: str, stopped: str) -> Iterator[Frontend]:
     """CN00, on a node where the older system was everywhere."""
     put_kome_cache_in_five_places(lab)
+    dry = lab.deploy("--dry", deploy=DEPLOY, address=bare)
+    assert (dry.status, dry.changed) == (0, -1), dry.output
+    assert lab.execute("sh", "-c", "find /etc/nginx -name 'kome*' | wc -l", node=NODE).strip() == "4"
     run = lab.deploy(deploy=DEPLOY, address=bare)
     assert (run.status, run.errors) == (0, 0), run.output
     frontend = Frontend(lab)
@@ -105,13 +108,14 @@ def test_it_verifies(lab: Lab, finished: Frontend, long_stream: Stream) -> None:
     lab.verify(node=NODE)
 
 
+@pytest.fixture(scope="class")
+def unwatched(finished: Frontend, long_stream: Stream) -> Iterator[Frontend]:
+    with finished.without_probe():
+        yield finished
+
+
 class TestWithoutProbe:
     """The checks that every nginx of ours passes; they close and open the gate themselves."""
-
-    @pytest.fixture(scope="class")
-    def unwatched(self, finished: Frontend, long_stream: Stream) -> Iterator[Frontend]:
-        with finished.without_probe():
-            yield finished
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_nginx_in_its_sandbox(self, unwatched: Frontend, check: Check) -> None:
