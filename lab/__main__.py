@@ -127,7 +127,7 @@ def packages(_: argparse.Namespace) -> int:
 
 
 def _remove_empty(directory: Path) -> None:
-    if directory.is_mount():  # `ip netns add` made it one
+    while directory.is_mount():  # `ip netns add` made it one; two at the same time, two on top of each other
         machine.run(["umount", directory])
     directory.rmdir()
 

@@ -141,3 +141,13 @@ def test_a_probe_that_hangs_or_dies_is_started_again(frontend: Frontend) -> None
         frontend.until_gate(up=False)
         frontend.origin(mode="up")
         frontend.until_gate(up=True)
+
+
+def test_the_origin_is_switched_from_the_command_line(lab: Lab, frontend: Frontend) -> None:
+    assert json.loads(lab("origin", "slow:2"))["mode"] == "slow:2"
+    assert json.loads(lab("origin"))["mode"] == "slow:2"
+    for bad in ("slow", "sideways", "slow:soon"):
+        said = lab("origin", bad, check=False)
+        assert said.startswith("lab: "), said
+        assert said.count("\n") == 1
+    assert frontend.origin()["mode"] == "slow:2"
