@@ -1,6 +1,7 @@
 """python -m lab: boots, reaches and powers the nodes of the lab."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -127,9 +128,12 @@ def packages(_: argparse.Namespace) -> int:
 
 
 def _remove_empty(directory: Path) -> None:
-    while directory.is_mount():  # `ip netns add` made it one; two at the same time, two on top of each other
+    # `ip netns add` bound /run/netns onto itself, which Path.is_mount does not see where /run is on the disk; two
+    # at the same time do it twice.
+    while f" {directory} " in Path("/proc/self/mountinfo").read_text():
         machine.run(["umount", directory])
-    directory.rmdir()
+    with contextlib.suppress(OSError):  # another lab is going, or coming, just now
+        directory.rmdir()
 
 
 def _require_lan() -> None:
