@@ -123,9 +123,15 @@ def packages(_: argparse.Namespace) -> int:
 
 
 def _remove_empty(directory: Path) -> None:
-    while directory.is_mount():  # `ip netns add` made it one; two at the same time, two on top of each other
+    while _is_mount(directory):  # `ip netns add` made it one
         machine.run(["umount", directory])
     directory.rmdir()
+
+
+def _is_mount(directory: Path) -> bool:
+    """Also of a folder mounted on itself: Path.is_mount() sees only another file system."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(directory) for line in mounts)
 
 
 def _require_lan() -> None:
