@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # Namespaces, mounts and apt take root; everything else runs as you.
 KEEP := OKOME_LAB,XDG_CACHE_HOME,SSL_CERT_FILE
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP))
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP) env PYTHONDONTWRITEBYTECODE=1)
 # Where nodes can be booted: on Linux, as root or with sudo.
 LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 

@@ -46,4 +46,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        print("usage: python -m console.secrets (no arguments; the file is $OKOME_SECRETS or secrets.toml)")
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Every package up to date; a reboot if one is required; a look at what came up."""
+"""Every package up to date; a reboot if one is required, one node after the other; a look at what came up."""
 
 from operations.config_set import config_set
 from operations.connection import explain_lost_connections
@@ -9,5 +9,5 @@ from operations.reboot import no_failed_units, reboot_if_required
 explain_lost_connections()
 config_set(name="apt keeps configuration files and waits for its lock", config=APT)
 upgrade(name="Packages are up to date")
-reboot_if_required(name="Reboot, if the upgrade asks for it")
+reboot_if_required(name="Reboot, if the upgrade asks for it", _serial=True)
 no_failed_units(name="Everything has started")

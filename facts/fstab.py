@@ -19,7 +19,9 @@ class FstabState:
 
 def parse(output: list[str]) -> FstabState:
     """Two lines: each file in base64."""
-    current, backup = (base64.b64decode(line.removeprefix("=")).decode() for line in output)
+    current, backup = (
+        base64.b64decode(line.removeprefix("=")).decode(errors="surrogateescape") for line in output
+    )
     return FstabState(current, backup)
 
 

@@ -1,5 +1,6 @@
 """What dpkg has installed, and what apt would upgrade."""
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -61,15 +62,38 @@ class UpgradeState:
     reboot: str | None
 
 
+def kernel(release: str) -> tuple[tuple[int, ...], str] | None:
+    """A kernel's version and its flavour, which is one of a line of kernels that replace each other:
+    "6.1.0-25-cloud-amd64" is ((6, 1, 0, 25), "cloud-amd64"), "6.12.25+rpt-rpi-v8" ((6, 12, 25), "rpi-v8")."""
+    match = re.fullmatch(r"(\d[\d.]*(?:\+[a-z]+)?(?:-\d+)?)-(\D.*)", release)
+    return (tuple(map(int, re.findall(r"\d+", match[1]))), match[2]) if match else None
+
+
+def newer_kernel(running: str, images: list[str]) -> str | None:
+    """The newest of the kernels in /boot that is of the running one's flavour and newer than it."""
+    own = kernel(running)
+    others = [
+        (found[0], image) for image in images if (found := kernel(image)) and own and found[1] == own[1]
+    ]
+    newest = max(others, default=None)
+    return newest[1] if newest and own and newest[0] > own[0] else None
+
+
 def parse_upgrade(output: list[str]) -> UpgradeState:
-    """`Inst NAME …` lines of apt-get's simulation, `age SECONDS`, `reboot WHY`."""
-    said = {
-        key: value for key, _, value in (line.partition(" ") for line in output) if key in ("age", "reboot")
-    }
+    """`Inst NAME …` lines of apt-get's simulation, `age SECONDS`, `required`, `running KERNEL`, `image KERNEL`."""
+    said: dict[str, list[str]] = {}
+    for line in output:
+        key, _, value = line.partition(" ")
+        said.setdefault(key, []).append(value)
+    reboot = None
+    if "required" in said:
+        reboot = "/run/reboot-required exists"
+    elif newer := newer_kernel(said.get("running", [""])[0], said.get("image", [])):
+        reboot = f"the kernel {newer} is installed and not running"
     return UpgradeState(
-        tuple(line.split()[1] for line in output if line.startswith("Inst ")),
-        int(said["age"]) if "age" in said else None,
-        said.get("reboot"),
+        tuple(value.split()[0] for value in said.get("Inst", [])),
+        int(said["age"][0]) if "age" in said else None,
+        reboot,
     )
 
 
@@ -81,14 +105,9 @@ class Upgrade(FactBase[UpgradeState]):
         return rf"""
             apt-get -qq -s --with-new-pkgs upgrade | grep '^Inst '
             ! test -e {FETCHED} || echo "age $(($(date +%s) - $(stat -c %Y {FETCHED})))"
-            running=$(uname -r)
-            newest=$(ls -d "/lib/modules/"*"-${{running##*-}}" 2>/dev/null | sort -V | tail -n 1)
-            newest=${{newest##*/}}
-            if test -e /run/reboot-required; then
-                echo "reboot /run/reboot-required exists"
-            elif ! systemd-detect-virt -q --container && test "${{newest:-$running}}" != "$running"; then
-                echo "reboot the newest kernel, $newest, is not the running one"
-            fi
+            ! test -e /run/reboot-required || echo required
+            echo "running $(uname -r)"
+            find /boot -maxdepth 1 -name 'vmlinuz-*' -printf 'image %f\n' | sed 's/ vmlinuz-/ /'
         """
 
     def process(self, output: list[str]) -> UpgradeState:

@@ -26,7 +26,10 @@ def up(args: argparse.Namespace) -> int:
     for name in args.nodes:
         if name not in known_nodes():
             raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
-    lan.up()
+    if lan.up() and not lan.has_way_out():
+        say(
+            "Debian's mirror cannot be reached from the LAN, so apt will fail: does a firewall drop what is forwarded?"
+        )
     key = public_key()
     prepare()
     orchestrator.up()
@@ -102,6 +105,7 @@ def down(_: argparse.Namespace) -> int:
     lan.down()
     shutil.rmtree(machine.state_dir(), ignore_errors=True)
     lan.restore_forwarding()
+    say(f"down; base trees and packages stay in {machine.cache_dir()} for the next time")
     for left in (machine.state_dir().parent, Path("/run/netns")):
         if left.is_dir() and not any(left.iterdir()):
             _remove_empty(left)

@@ -5,6 +5,8 @@ import ipaddress
 import json
 import os
 import signal
+import socket
+import sys
 import time
 from pathlib import Path
 
@@ -23,11 +25,11 @@ def exists() -> bool:
     return Path("/run/netns", machine.namespace()).exists()
 
 
-def up() -> None:
-    """Make the LAN, or complete one that a run left half made. Idempotent."""
+def up() -> bool:
+    """Make the LAN, or complete one that a run left half made; whether there was something to do."""
     space = machine.namespace()
     if (machine.state_dir() / "lan").exists() and exists() and _dnsmasq_runs():
-        return
+        return False
     down()
     machine.state_dir().mkdir(parents=True, exist_ok=True)
     machine.run(["ip", "netns", "add", space])
@@ -70,13 +72,26 @@ table ip okome {{
     machine.run(["nft", "-f", "-"], stdin=masquerade.format(table=_table(), match=f"ip saddr {outside}/30"))
     inner = masquerade.format(table="okome", match="oifname uplink") + stay
     machine.run(machine.in_lan("nft", "-f", "-"), stdin=inner)
-    _start_dnsmasq()
+    _start_dnsmasq(outside)
     (machine.state_dir() / "lan").touch()
+    return True
+
+
+def has_way_out() -> bool:
+    """Whether Debian's mirror can be reached from the LAN, as apt on its nodes will want to."""
+    connect = "import socket, sys; socket.create_connection((sys.argv[1], 80), 5)"
+    try:
+        mirror = socket.gethostbyname("deb.debian.org")
+        machine.run(machine.in_lan(sys.executable, "-c", connect, mirror), timeout=15)
+    except (LabError, OSError):
+        return False
+    return True
 
 
 def down() -> None:
     """Remove every trace of the LAN; whatever of it exists."""
     uplink = machine.state_dir() / "uplink"
+    _stop_relay()
     if exists():
         pids = machine.run(["ip", "netns", "pids", machine.namespace()]).split()
         for pid in map(int, pids):
@@ -139,38 +154,37 @@ def _add_uplink() -> int:
     raise LabError("no free network 10.213.86.0/30 … 10.213.255.0/30 for the lab's way out.")
 
 
-def _resolvers() -> list[str]:
-    """The machine's name servers: not systemd-resolved's stub, which the LAN cannot reach, but its own."""
-    for file in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
-        if Path(file).exists():
-            words = [line.split() for line in Path(file).read_text().splitlines()]
-            servers = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
-            servers = [server for server in servers if not server.startswith("127.")]
-            if servers:
-                return servers
-    raise LabError("no name server in /etc/resolv.conf that the lab's nodes could reach.")
-
-
-def _start_dnsmasq() -> None:
+def _start_dnsmasq(outside: str) -> None:
+    """DHCP and DNS on the LAN. Names are asked of a relay at the machine's end of the uplink, and that asks
+    whomever the machine asks: a stub on loopback, or a router that has the LAN's own addresses."""
     state = machine.state_dir()
+    common = ("dnsmasq", "--conf-file=/dev/null", "--user=root", "--bind-interfaces", "--no-hosts")
+    machine.run([*common, f"--listen-address={outside}", f"--pid-file={state / 'relay.pid'}"])
     machine.run(
         machine.in_lan(
-            "dnsmasq",
-            "--conf-file=/dev/null",
-            "--user=root",
-            f"--interface={BRIDGE}",
-            "--bind-interfaces",
-            "--except-interface=lo",
-            f"--dhcp-range={LEASES[0]},{LEASES[1]},1h",
-            "--dhcp-sequential-ip",
-            "--dhcp-authoritative",
-            f"--dhcp-leasefile={state / 'leases'}",
-            f"--pid-file={state / 'dnsmasq.pid'}",
-            "--no-hosts",
-            "--no-resolv",
-            *(f"--server={server}" for server in _resolvers()),
+            *common,
+            *(f"--interface={BRIDGE}", "--except-interface=lo", "--no-resolv", f"--server={outside}"),
+            *(f"--dhcp-range={LEASES[0]},{LEASES[1]},1h", "--dhcp-sequential-ip", "--dhcp-authoritative"),
+            *(f"--dhcp-leasefile={state / 'leases'}", f"--pid-file={state / 'dnsmasq.pid'}"),
         )
     )
+
+
+def _stop_relay() -> None:
+    """It is in the machine's own namespace, so it goes by its number, and only if that is still it."""
+    file = machine.state_dir() / "relay.pid"
+    pid = file.read_text().strip() if file.exists() else ""
+    if pid and str(file).encode() in _command_line(pid):
+        os.kill(int(pid), signal.SIGTERM)
+        _wait_until_gone([pid])
+    file.unlink(missing_ok=True)
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _dnsmasq_runs() -> bool:

@@ -84,6 +84,8 @@ class AddressError(Exception):
 
 def wanted(address: str, gateway: str, dns: Sequence[str]) -> Wanted:
     """Check what the operator typed; OperationValueError says in one sentence what is wrong with it."""
+    if isinstance(dns, str):
+        raise OperationValueError(f"the name servers are a list of addresses, not {dns!r}.")
     if "/" not in address:
         raise OperationValueError(f"{address!r} has no prefix length: write it as 192.168.86.19/24.")
     try:
@@ -230,6 +232,25 @@ def settled(now: Interface, want: Wanted, target: Change) -> bool:
     )
 
 
+def guard_differs(now: Interface) -> tuple[ConfigFile, ...]:
+    """The files of the guard that are not on the node as they are here."""
+    return tuple(
+        file
+        for file in GUARD_FILES.files
+        if now["files"].get(file.path)
+        != File(
+            mode=file.mode,
+            owner=file.owner,
+            sha256=hashlib.sha256(SOURCES[file.path].read_bytes()).hexdigest(),
+        )
+    )
+
+
+def guarded(now: Interface) -> bool:
+    """Whether the undo would be ready, should the address be changed; it outlives a power loss."""
+    return now["guard_enabled"] and not guard_differs(now)
+
+
 # --- how it gets there -------------------------------------------------------------------------------------
 
 
@@ -261,12 +282,14 @@ def static_address(
         )
     """
     want = wanted(address, gateway, dns)
+    if not isinstance(confirm_seconds, int):
+        raise OperationValueError(f"confirm_seconds is {confirm_seconds!r}: it is a number of seconds.")
     if confirm_seconds < LEAST_SECONDS:
         raise OperationValueError(
             f"confirm_seconds is {confirm_seconds}: a node takes up to {LEAST_SECONDS} s to apply an address."
         )
     now = host.get_fact(DefaultInterface)
-    if settled(now, want, change(now, want)):
+    if settled(now, want, change(now, want)) and guarded(now):
         host.noop(f"{address} is the static address of {now['interface']}")
         return
     yield FunctionCommand(move, (address, gateway, list(dns), confirm_seconds), {})
@@ -319,6 +342,7 @@ class Move:
                     "an earlier change of the address is still being undone; run the deploy again."
                 )
         if settled(now, self.want, target):
+            self.install_guard(now)
             return
         self.learn_keys()
         self.refuse_a_stranger()
@@ -358,14 +382,8 @@ class Move:
 
     def install_guard(self, now: Interface) -> None:
         """Upload the guard and its boot unit, where they are not what they are here."""
-        contents = {path: source.read_bytes() for path, source in SOURCES.items()}
-        files = tuple(
-            file
-            for file in GUARD_FILES.files
-            if now["files"].get(file.path)
-            != File(mode=file.mode, owner=file.owner, sha256=hashlib.sha256(contents[file.path]).hexdigest())
-        )
-        if files:
+        contents: dict[str, bytes | None] = {path: source.read_bytes() for path, source in SOURCES.items()}
+        if files := guard_differs(now):
             self.check("python3 -I -", *GUARD_FILES.paths, stdin=transaction(GUARD_FILES, contents, files))
         if files or not now["guard_enabled"]:
             self.check("systemctl daemon-reload && systemctl enable --quiet", GUARD_UNIT.rpartition("/")[2])

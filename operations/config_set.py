@@ -123,7 +123,7 @@ def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -
         keep_trailing_newline=True,
     )
     try:
-        return environment.get_template(name).render(variables).encode()
+        return environment.get_template(name).render(variables).encode(errors="surrogateescape")
     except TemplateError as error:
         raise OperationError(f"template {name}: {error.message}") from error
 

@@ -1,10 +1,8 @@
 """The hardened mount table: fewer writes to the SD card, and /tmp in RAM."""
 
-from facts.fstab import BACKUP, FSTAB
+from facts.fstab import BACKUP
 
-__all__ = ["BACKUP", "FSTAB", "hardened"]
-
-MARK = "# Hardened by the okome repository; the file as it was: /etc/fstab.before-okome"
+MARK = f"# Hardened by the okome repository; the file as it was: {BACKUP}"
 # commit=60: ext4 writes its journal once a minute instead of every 5 s; a power cut may lose that minute.
 EXT4 = ("noatime", "commit=60")
 TMP = "tmpfs /tmp tmpfs nosuid,nodev,size=25%,mode=1777 0 0"

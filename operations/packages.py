@@ -7,43 +7,43 @@ from pyinfra.api import QuoteString, StringCommand, operation
 
 from facts.packages import FETCHED, Packages, Upgrade
 
-# The lists' lock has no timeout of apt's own (DPkg::Lock::Timeout is dpkg's), so it is waited for here: it
-# is an fcntl lock, which util-linux's flock does not see. Seconds.
-LOCK_SECONDS = 300
-WAIT_FOR_LISTS = f"""
+# apt's own two locks, on the lists and on the downloads, are not waited for by apt: DPkg::Lock::Timeout is about
+# dpkg's. They are fcntl locks, which util-linux's flock does not see. The first argument is the limit in seconds.
+WAIT = """
 import fcntl, sys, time
-deadline = time.monotonic() + {LOCK_SECONDS}
-while True:
-    with open("/var/lib/apt/lists/lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() > deadline:
-                sys.exit("another apt has held /var/lib/apt/lists/lock for {LOCK_SECONDS} s")
-    time.sleep(0.5)
+deadline = time.monotonic() + float(sys.argv[1])
+for path in ("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"):
+    with open(path, "w") as lock:
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    sys.exit(f"another apt has held {path} for {sys.argv[1]} s")
+            time.sleep(0.5)
 """
-APT = (
-    "DEBIAN_FRONTEND=noninteractive apt-get -q -y"
-    f" -o DPkg::Lock::Timeout={LOCK_SECONDS}"
-    " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
-)
 # Lists younger than this are not fetched again. Seconds.
 FRESH = 3600
 
 
-def _update() -> Generator[StringCommand, None, None]:
-    yield StringCommand("python3", "-c", QuoteString(WAIT_FOR_LISTS))
+def _apt_get(*words: str) -> StringCommand:
+    """apt-get, once no other apt is at work. What it does with configuration files and how long it waits for
+    dpkg is said in /etc/apt/apt.conf.d/80okome, which every deploy brings first."""
+    seconds = str(host.data.apt_lock_timeout)
+    wait = StringCommand("python3", "-c", QuoteString(WAIT), seconds)
+    return StringCommand(wait, "&&", "DEBIAN_FRONTEND=noninteractive apt-get -q -y", *words)
+
+
+def _update() -> StringCommand:
     fetched = f"mkdir -p {FETCHED.rpartition('/')[0]} && touch {FETCHED}"
-    yield StringCommand(f"{APT} -o APT::Update::Error-Mode=any update && {fetched}")
+    return _apt_get("-o APT::Update::Error-Mode=any update", "&&", fetched)
 
 
-def _repair() -> StringCommand:
+def _repair() -> Generator[StringCommand, None, None]:
     """What a power cut in the middle of dpkg asks for."""
-    return StringCommand(
-        "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a &&"
-        f" {APT} --fix-broken install"
-    )
+    yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a")
+    yield _apt_get("--fix-broken install")
 
 
 @operation()
@@ -67,10 +67,10 @@ def packages(names: Sequence[str]) -> Generator[StringCommand, None, None]:
         host.noop(f"{', '.join(names)} installed")
         return
     if state.broken:
-        yield _repair()
+        yield from _repair()
     if missing:
-        yield from _update()
-        yield StringCommand(f"{APT} --no-install-recommends install {' '.join(missing)}")
+        yield _update()
+        yield _apt_get("--no-install-recommends install", *missing)
 
 
 @operation()
@@ -93,6 +93,6 @@ def upgrade() -> Generator[StringCommand, None, None]:
         host.noop("no package is to be upgraded")
         return
     if broken:
-        yield _repair()
-    yield from _update()
-    yield StringCommand(f"{APT} --with-new-pkgs upgrade")
+        yield from _repair()
+    yield _update()
+    yield _apt_get("--with-new-pkgs upgrade")

@@ -44,5 +44,7 @@ def secret(name: str) -> str:
         return load(path)[name]
     except FileNotFoundError:
         raise DeployError(f"no secrets: run `make secrets`, which writes {path}") from None
+    except OSError as error:
+        raise DeployError(f"the secrets cannot be read: {error}") from None
     except KeyError:
         raise DeployError(f"{path} has no {name}: run `make secrets`, which adds what is missing") from None

@@ -15,6 +15,7 @@ with mock.patch("gevent.monkey.patch_all"):
     importlib.import_module("pyinfra_cli")
 
 LAB_TESTS = Path(__file__).parent / "lab"
+VERIFY = Path(__file__).parent / "verify"
 # For everything the lab does: `python -m lab` as root.
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
 
@@ -24,11 +25,13 @@ def lab_can_run() -> bool:
     return sys.platform == "linux" and (not AS_ROOT or shutil.which("sudo") is not None)
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    # tests/verify is about live nodes; tests/lab runs it inside the lab, `make validate` against production.
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if collection_path == LAB_TESTS and not lab_can_run():
         return True
-    return None
+    # tests/verify talks to live nodes, so only to those who ask for it by name: `make validate` against
+    # production, tests/lab from inside the lab. A run of everything must send nothing to these addresses.
+    asked = any(VERIFY.name in str(argument) for argument in config.invocation_params.args)
+    return True if collection_path == VERIFY and not asked else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -34,8 +34,10 @@ class Lab:
     """The commands that a person would type."""
 
     def command(self, *words: str) -> list[str]:
-        keep = [] if not AS_ROOT else ["env", *(f"{key}={ENVIRONMENT[key]}" for key in ("OKOME_LAB",))]
-        return [*AS_ROOT, *keep, sys.executable, "-m", "lab", *words]
+        # sudo keeps nothing of its own accord; and bytecode in the checkout is not to be root's.
+        keep = ("OKOME_LAB", "XDG_CACHE_HOME", "SSL_CERT_FILE")
+        kept = [f"{key}={ENVIRONMENT[key]}" for key in keep if key in ENVIRONMENT]
+        return [*AS_ROOT, "env", *kept, sys.executable, "-B", "-m", "lab", *words]
 
     def __call__(self, *words: str, timeout: float = 300, check: bool = True) -> str:
         done = subprocess.run(

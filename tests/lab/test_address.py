@@ -89,7 +89,7 @@ class Node:
         process = subprocess.Popen(
             self.lab.pyinfra(DEPLOY, "-y", *data),
             cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
+            stderr=subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
         try:
             wait("the change in effect", lambda: self.unconfirmed(address))

@@ -7,10 +7,26 @@ from tests.lab.conftest import Lab
 TABLE = "proc /proc proc defaults 0 0\ntmpfs /mnt tmpfs defaults,size=1m 0 0\n"
 
 
+# raspi-config is not in Debian. This answers the two calls of ours as it does, and keeps gpu_mem in a file.
+RASPI_CONFIG = r"""cat > /usr/local/bin/raspi-config <<'END'
+#!/bin/sh
+case "$1 $2" in
+  "nonint get_config_var") cat /root/gpu_mem 2>/dev/null || echo 76 ;;
+  "nonint do_memory_split") echo "$3" > /root/gpu_mem ;;
+  *) exit 1 ;;
+esac
+END
+chmod 755 /usr/local/bin/raspi-config
+"""
+
+
 @pytest.fixture(scope="module")
 def node(lab: Lab) -> Lab:
     address = lab.fresh()
     lab.execute("mkdir", "-p", "/etc/cloud/cloud.cfg.d")
+    # What the base tree has already, so that the deploy has to bring it.
+    lab.execute("sh", "-c", "dpkg --purge logrotate; systemctl disable systemd-timesyncd")
+    lab.execute("sh", "-c", RASPI_CONFIG)
     run = lab.deploy(address=address)
     assert run.status == 0, run.output
     return lab
@@ -18,6 +34,26 @@ def node(lab: Lab) -> Lab:
 
 def test_cloud_init_keeps_the_hostname(node: Lab) -> None:
     assert "preserve_hostname: true" in node.execute("cat", "/etc/cloud/cloud.cfg.d/99-okome.cfg")
+
+
+def test_what_was_missing_is_there(node: Lab) -> None:
+    assert node.execute("cat", "/root/gpu_mem").strip() == "16"
+    assert node.execute("systemctl", "is-enabled", "logrotate.timer").strip() == "enabled"
+    assert node.execute("systemctl", "is-enabled", "systemd-timesyncd").strip() == "enabled"
+    again = node.deploy()
+    assert (again.status, again.changed) == (0, 0), again.output
+
+
+def test_a_guard_that_was_removed_comes_back(node: Lab) -> None:
+    """Also where no address is to be changed: the next change wants it to be there."""
+    node.execute(
+        "sh", "-c", "rm /usr/local/lib/okome/address_guard.py; systemctl disable okome-address-revert"
+    )
+    run = node.deploy()
+    assert (run.status, run.changed) == (0, 1), run.output
+    assert node.execute("systemctl", "is-enabled", "okome-address-revert").strip() == "enabled"
+    assert node.execute("ls", "/usr/local/lib/okome/address_guard.py")
+    assert node.deploy().changed == 0
 
 
 def test_fstab_is_left_alone_unless_asked(node: Lab) -> None:

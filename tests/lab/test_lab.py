@@ -99,7 +99,7 @@ def test_nothing_is_left(lab: Lab) -> None:
     up = machine_state()
     assert not up.pop("mounts"), "they are in namespaces of their own"
     assert all(up.values()), up
-    run = subprocess.Popen(probe.command("up", "cn01", "--fresh"), cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+    run = subprocess.Popen(probe.command("up", "cn01", "--fresh"), cwd=ROOT, env=ENVIRONMENT, process_group=0,
                            stderr=subprocess.DEVNULL)  # fmt: skip
     time.sleep(1.0)
     kill_group(run)

@@ -4,10 +4,11 @@ import pytest
 
 from tests.lab.conftest import Lab
 
-# Holds both locks an apt run takes, for 20 s, as another apt would (fcntl, not flock).
+# Holds the locks an apt run takes, for 20 s, as another apt would (fcntl, not flock).
 HOLD = """
 import fcntl, time
-locks = [open(path, "w") for path in ("/var/lib/apt/lists/lock", "/var/lib/dpkg/lock-frontend")]
+paths = ("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock", "/var/lib/dpkg/lock-frontend")
+locks = [open(path, "w") for path in paths]
 for lock in locks:
     fcntl.lockf(lock, fcntl.LOCK_EX)
 print("held", flush=True)
@@ -44,10 +45,8 @@ def test_waits_while_another_apt_holds_the_locks(node: Lab) -> None:
     assert run.status == 0, run.output
     assert "E: Could not get lock" not in run.output
     # It was really held while the deploy got there: the packages are younger than the holder's end.
-    ended = node.execute("systemctl", "show", "-P", "ActiveExitTimestampMonotonic", "holder")
     installed = node.execute("stat", "-c", "%Y", "/var/lib/dpkg/info/redis-server.list")
     released = node.execute("sh", "-c", "journalctl -u holder -o short-unix | tail -n 1 | cut -d. -f1")
-    assert ended.strip() != "0" or released.strip()
     assert int(installed) >= int(released)
 
 

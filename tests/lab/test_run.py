@@ -96,7 +96,7 @@ def start(lab: Lab, address: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         lab.pyinfra(DEPLOY, "-y", "--data", f"ssh_hostname={address}"),
         cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        text=True, process_group=0,
     )  # fmt: skip
 
 

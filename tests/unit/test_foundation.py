@@ -48,10 +48,32 @@ def test_upgrade_as_apt_simulates_it() -> None:
         "Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u13 Debian:12.12/oldstable [arm64]) []",
         "Inst openssl [3.0.16-1~deb12u1] (3.0.17-1~deb12u2 Debian-Security:12/oldstable-security [arm64])",
         "age 7210",
-        "reboot /run/reboot-required exists",
+        "required",
+        "running 6.12.25+rpt-rpi-v8",
     ]
     assert parse_upgrade(said) == UpgradeState(("libc6", "openssl"), 7210, "/run/reboot-required exists")
     assert parse_upgrade([]) == UpgradeState((), None, None)
+
+
+@pytest.mark.parametrize(
+    ("running", "images", "newer"),
+    [
+        ("6.12.25+rpt-rpi-v8", ["6.6.51+rpt-rpi-v8", "6.12.25+rpt-rpi-v8"], None),
+        (
+            "6.6.51+rpt-rpi-v8",
+            ["6.6.51+rpt-rpi-v8", "6.12.25+rpt-rpi-v8", "6.12.34+rpt-rpi-2712"],
+            "6.12.25+rpt-rpi-v8",
+        ),
+        ("6.1.0-9-amd64", ["6.1.0-9-amd64", "6.1.0-25-amd64", "6.12.0-1-cloud-amd64"], "6.1.0-25-amd64"),
+        ("6.1.0-25-amd64", ["6.1.0-25-amd64", "6.1.0-9-amd64"], None),
+        ("6.12.74+deb13+1-amd64", ["6.12.74+deb13+1-amd64", "6.12.9+deb13-amd64"], None),
+        ("6.18.44-fc-v657", [], None),
+        ("", ["6.1.0-25-amd64"], None),
+    ],
+)
+def test_kernel_that_waits_for_a_reboot(running: str, images: list[str], newer: str | None) -> None:
+    found = parse_upgrade([f"running {running}", *(f"image {image}" for image in images)])
+    assert found.reboot == (f"the kernel {newer} is installed and not running" if newer else None)
 
 
 def test_fstab_keeps_every_byte_on_its_way() -> None:

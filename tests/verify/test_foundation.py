@@ -48,6 +48,10 @@ def test_journal_is_in_ram(node: Host) -> None:
     journals = node.check_output("find /proc/$(pidof systemd-journald)/fd -lname '*.journal' -printf '%l\\n'")
     assert journals
     assert all(path.startswith("/run/log/journal/") for path in journals.splitlines())
+    settings = node.check_output("systemd-analyze cat-config systemd/journald.conf").splitlines()
+    assert [line for line in settings if line.startswith("RuntimeMaxUse=")][
+        -1
+    ] == f"RuntimeMaxUse={DATA['journal_max']}"
 
 
 def test_kernel_settings(node: Host) -> None:
