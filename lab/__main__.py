@@ -1,7 +1,6 @@
 """python -m lab: boots, reaches and powers the nodes of the lab."""
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -128,12 +127,15 @@ def packages(_: argparse.Namespace) -> int:
 
 
 def _remove_empty(directory: Path) -> None:
-    # `ip netns add` bound /run/netns onto itself, which Path.is_mount does not see where /run is on the disk; two
-    # at the same time do it twice.
-    while f" {directory} " in Path("/proc/self/mountinfo").read_text():
+    while _is_mount(directory):  # `ip netns add` made it one
         machine.run(["umount", directory])
-    with contextlib.suppress(OSError):  # another lab is going, or coming, just now
-        directory.rmdir()
+    directory.rmdir()
+
+
+def _is_mount(directory: Path) -> bool:
+    """Also of a folder mounted on itself: Path.is_mount() sees only another file system."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(directory) for line in mounts)
 
 
 def _require_lan() -> None:
