@@ -1,6 +1,7 @@
 """python -m lab: boots, reaches and powers the nodes of the lab."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -107,7 +108,9 @@ def down(_: argparse.Namespace) -> int:
     lan.restore_forwarding()
     say(f"down; base trees and packages stay in {machine.cache_dir()} for the next time")
     for left in (machine.state_dir().parent, Path("/run/netns")):
-        if left.is_dir() and not any(left.iterdir()):
+        if left.is_dir():
+            if any(left.iterdir()):  # another lab's, or somebody else's
+                break
             _remove_empty(left)
     return 0
 
@@ -129,7 +132,8 @@ def packages(_: argparse.Namespace) -> int:
 def _remove_empty(directory: Path) -> None:
     while _is_mount(directory):  # `ip netns add` made it one
         machine.run(["umount", directory])
-    directory.rmdir()
+    with contextlib.suppress(OSError):  # another lab is going, or coming, just now
+        directory.rmdir()
 
 
 def _is_mount(directory: Path) -> bool:

@@ -11,8 +11,8 @@ TABLE = "proc /proc proc defaults 0 0\ntmpfs /mnt tmpfs defaults,size=1m 0 0\n"
 RASPI_CONFIG = r"""cat > /usr/local/bin/raspi-config <<'END'
 #!/bin/sh
 case "$1 $2" in
-  "nonint get_config_var") cat /root/gpu_mem 2>/dev/null || echo 76 ;;
-  "nonint do_memory_split") echo "$3" > /root/gpu_mem ;;
+  "nonint get_config_var") cat /var/gpu_mem 2>/dev/null || echo 76 ;;
+  "nonint do_memory_split") echo "$3" > /var/gpu_mem ;;
   *) exit 1 ;;
 esac
 END
@@ -37,7 +37,7 @@ def test_cloud_init_keeps_the_hostname(node: Lab) -> None:
 
 
 def test_what_was_missing_is_there(node: Lab) -> None:
-    assert node.execute("cat", "/root/gpu_mem").strip() == "16"
+    assert node.execute("cat", "/var/gpu_mem").strip() == "16"
     assert node.execute("systemctl", "is-enabled", "logrotate.timer").strip() == "enabled"
     assert node.execute("systemctl", "is-enabled", "systemd-timesyncd").strip() == "enabled"
     again = node.deploy()

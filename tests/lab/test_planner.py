@@ -1,0 +1,101 @@
+"""The path through both nodes: client, CN00, the example planner at .25, Redis on CN01 with its real users."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.client import Answer, Client
+from tests.lab.conftest import NAME, Lab
+from tests.lab.frontend import needs_root
+
+pytestmark = [needs_root, pytest.mark.timeout(900)]
+QUESTION = {
+    "model": "demo",
+    "temperature": 0,
+    "messages": [{"role": "user", "content": "how does rice cook?"}],
+}
+KEY = {"Authorization": "Bearer of-the-test", "Content_Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def tier(lab: Lab) -> Lab:
+    """Both nodes finished, the planner between them."""
+    for node in ("cn00", "cn01"):
+        lab("up", node, "--fresh", timeout=1500)
+        run = lab.deploy(deploy=f"deploys/{node}.py", address=lab.address(node))
+        assert run.status == 0, run.output
+    lab("origin", "planner")
+    lab.execute("redis-admin", "acl", "log", "reset")
+    return lab
+
+
+@pytest.fixture
+def client(tier: Lab) -> Iterator[Client]:
+    with Client(Path(f"/run/netns/okome-{NAME}")) as client:
+        limit = time.monotonic() + 30
+        while not json.loads(client.ask("/okome/health").body)["upstream_ok"]:
+            assert time.monotonic() < limit, "CN00 does not see the planner"
+            time.sleep(0.1)
+        yield client
+
+
+def ask(client: Client, **more: Any) -> Answer:
+    return client.ask("/v1/chat/completions", method="POST", body=json.dumps(QUESTION | more), **KEY)
+
+
+def tokens_left(client: Client) -> int:
+    """What a question that nobody asked before leaves of the day's tokens, as CN00's client sees it."""
+    answer = ask(client, messages=[{"role": "user", "content": str(time.time_ns())}])
+    return int(answer.header("x-ratelimit-remaining-tokens") or 0)
+
+
+def test_a_hit_is_seen_through_the_frontend_and_costs_no_tokens(client: Client) -> None:
+    first = ask(client)
+    assert (first.status, first.header("X-OKOME-Cache")) == (200, "MISS")
+    assert first.header("X-OKOME-Node") == "CN00"
+    before = tokens_left(client)
+    for _ in range(5):
+        again = ask(client)
+        assert (again.header("X-OKOME-Cache"), again.body) == ("HIT", first.body)
+        assert str(again.header("Cache-Status")).startswith("okome; hit; ttl=")
+    one_question = before - tokens_left(client)
+    cost = json.loads(first.body)["usage"]["total_tokens"]
+    assert 0 < one_question < 2 * cost, "six questions of which five were hits cost what one does"
+
+
+def test_a_stream_comes_through_and_is_replayed(client: Client) -> None:
+    asked = {"stream": True, "messages": [{"role": "user", "content": "in pieces"}]}
+    first, second = ask(client, **asked), ask(client, **asked)
+    assert str(first.header("Content-Type")).startswith("text/event-stream")
+    assert first.body.rstrip().endswith(b"data: [DONE]")
+    assert second.header("X-OKOME-Cache") == "HIT"
+    assert second.body == first.body
+
+
+def test_the_application_user_was_refused_nothing_and_wrote_under_its_prefix(
+    tier: Lab, client: Client
+) -> None:
+    ask(client, messages=[{"role": "user", "content": "anything"}])
+    assert tier.execute("redis-admin", "acl", "log").strip() == ""
+    keys = tier.execute("redis-admin", "--scan").split()
+    assert keys
+    assert all(key.startswith("okome:") for key in keys)
+
+
+def test_without_redis_a_hard_cap_is_not_given_away(tier: Lab, client: Client) -> None:
+    """503, at once, and by itself again when Redis is back."""
+    tier.execute("systemctl", "stop", "redis-server")
+    try:
+        refused = ask(client, messages=[{"role": "user", "content": "while it is away"}])
+        assert refused.status == 503
+        assert refused.header("Retry-After")
+    finally:
+        tier.execute("systemctl", "start", "redis-server")
+    limit = time.monotonic() + 30
+    while ask(client, messages=[{"role": "user", "content": "it is back"}]).status != 200:
+        assert time.monotonic() < limit
+        time.sleep(0.5)
