@@ -21,7 +21,7 @@ def machine_state() -> dict[str, str]:
         "tables": f"nft list tables | grep -w okome_{PROBE}",
         "mounts": f"grep okome-lab/{PROBE} /proc/mounts",
         "groups": f"find /sys/fs/cgroup -maxdepth 3 -name 'okome-{PROBE}-*'",
-        "origin": f"grep -lsz 'okome-la[b]/{PROBE}/origin.sock' /proc/[0-9]*/cmdline",
+        "orchestrator": f"grep -lsz 'okome-la[b]/{PROBE}/' /proc/[0-9]*/cmdline",
         "state": f"ls -d /var/lib/okome-lab/{PROBE}",
         "processes": f"grep -hs okome-{PROBE}- /proc/[0-9]*/cgroup | grep -v deleted",
     }
@@ -37,7 +37,8 @@ class Probe(Lab):
     """A lab of another name, so that it can go up and down in the middle of the tests."""
 
     def command(self, *words: str) -> list[str]:
-        return [*AS_ROOT, "env", f"OKOME_LAB={PROBE}", *super().command(*words)[len(AS_ROOT) :]]
+        own = f"OKOME_LAB={NAME}"
+        return [f"OKOME_LAB={PROBE}" if word == own else word for word in super().command(*words)]
 
 
 def test_bare_node_is_a_new_pi(lab: Lab) -> None:
