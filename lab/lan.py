@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -77,11 +78,12 @@ table ip okome {{
     return True
 
 
-def has_way_out() -> bool:
-    """Whether Debian's mirror can be reached from the LAN, as apt on its nodes will want to."""
+def has_way_out(sources: Path) -> bool:
+    """Whether the first host of a sources.list can be reached from the LAN, as apt on its nodes will want to."""
     connect = "import socket, sys; socket.create_connection((sys.argv[1], 80), 5)"
+    found = re.search(r"https?://([^/:\s]+)", sources.read_text())
     try:
-        mirror = socket.gethostbyname("deb.debian.org")
+        mirror = socket.gethostbyname(found[1] if found else "")
         machine.run(machine.in_lan(sys.executable, "-c", connect, mirror), timeout=15)
     except (LabError, OSError):
         return False

@@ -1,8 +1,6 @@
 """The pure parts of phase 0: what nodes answered, and the hardened mount table."""
 
 import base64
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -110,15 +108,3 @@ def test_every_ext4_gets_both_options_once(options: str) -> None:
     assert root.count("noatime") == 1
     assert [option for option in root if option.startswith("commit=")] == ["commit=60"]
     assert not {"relatime", "atime"} & set(root)
-
-
-@pytest.mark.skipif(not Path("/usr/bin/findmnt").exists(), reason="findmnt is Linux'")
-def test_findmnt_reads_it(tmp_path: Path) -> None:
-    table = tmp_path / "fstab"
-    table.write_text(hardened("/dev/root / ext4 defaults 0 1\n"))
-    said = subprocess.run(
-        ["findmnt", "--fstab", "--tab-file", str(table), "-n", "-o", "TARGET,OPTIONS"],
-        capture_output=True, text=True, check=True, timeout=20,
-    )  # fmt: skip
-    assert "noatime,commit=60" in said.stdout
-    assert "/tmp" in said.stdout
