@@ -27,10 +27,7 @@ def up(args: argparse.Namespace) -> int:
     for name in args.nodes:
         if name not in known_nodes():
             raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
-    if lan.up() and not lan.has_way_out():
-        say(
-            "Debian's mirror cannot be reached from the LAN, so apt will fail: does a firewall drop what is forwarded?"
-        )
+    new = lan.up()
     key = public_key()
     prepare()
     orchestrator.up()
@@ -51,6 +48,10 @@ def up(args: argparse.Namespace) -> int:
             node.create(wanted["suite"], wanted["manager"], key)
             forget_hosts()
         node.start()
+    if new and not lan.has_way_out(Node(names[0]).sources):
+        say(
+            "Debian's mirror cannot be reached from the LAN, so apt will fail: does a firewall drop forwarded packets?"
+        )
     for node in map(Node, names):
         say(f"{node.name} answers SSH at {node.wait_for_ssh()}")
     return 0

@@ -115,6 +115,11 @@ class Node:
         return made
 
     @property
+    def sources(self) -> Path:
+        """Its base tree's sources.list."""
+        return Path((self.home / "tree").read_text(), "etc/apt/sources.list")
+
+    @property
     def label(self) -> str:
         return f"okome-{machine.name()}-{self.name}"
 
