@@ -7,13 +7,14 @@ from pyinfra.connectors.ssh import SSHConnector
 
 
 class _Lost(BaseStateCallback):
-    """pyinfra's own words for it are "executed 0 commands"."""
+    """pyinfra's own words for it are "executed 0 commands", or "could not load fact"."""
 
     @staticmethod
-    def operation_host_error(
-        state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
-    ) -> None:
-        if not isinstance(host.connector, SSHConnector) or host.connector.client is None:
+    def host_disconnect(state: State, host: Host) -> None:
+        """The end of the run, or a connection that an operation ends itself; then the host has not failed."""
+        if host not in state.failed_hosts or not isinstance(host.connector, SSHConnector):
+            return
+        if host.connector.client is None:
             return
         transport = host.connector.client.get_transport()
         if transport is None or not transport.is_active():

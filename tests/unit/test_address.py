@@ -1,5 +1,6 @@
 """What the address operation writes and refuses; no node."""
 
+import hashlib
 import ipaddress
 import json
 from typing import Any
@@ -10,7 +11,20 @@ from hypothesis import strategies as st
 from pyinfra.api import OperationError, OperationValueError
 
 from facts.network import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface, parse, unescape
-from operations.address import BEGIN, END, Change, Wanted, change, dhcpcd_file, settled, wanted, without_block
+from operations.address import (
+    BEGIN,
+    END,
+    GUARD_FILES,
+    SOURCES,
+    Change,
+    Wanted,
+    change,
+    dhcpcd_file,
+    guarded,
+    settled,
+    wanted,
+    without_block,
+)
 
 WANT = wanted("192.168.86.19/24", "192.168.86.1", ["192.168.86.1", "9.9.9.9"])
 
@@ -183,6 +197,23 @@ def test_settled_when_all_of_it_is_there() -> None:
 )
 def test_not_settled_while_anything_differs(differs: dict[str, Any]) -> None:
     assert not settled(moved(TARGET, **differs), WANT, TARGET)
+
+
+def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
+    files: dict[str, Any] = {
+        file.path: {
+            "mode": file.mode,
+            "owner": "root",
+            "sha256": hashlib.sha256(SOURCES[file.path].read_bytes()).hexdigest(),
+        }
+        for file in GUARD_FILES.files
+    }
+    assert guarded(moved(TARGET, files=files, guard_enabled=True))
+    assert not guarded(moved(TARGET, files=files, guard_enabled=False))
+    for path in files:
+        for wrong in ({}, {path: files[path] | {"sha256": "else"}}, {path: files[path] | {"mode": "600"}}):
+            rest = {other: state for other, state in files.items() if other != path}
+            assert not guarded(moved(TARGET, files=rest | wrong, guard_enabled=True))
 
 
 # What a human may have typed into dhcpcd.conf, our own marks in odd places included.
