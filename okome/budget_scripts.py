@@ -20,7 +20,6 @@ local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4],
 local time = redis_call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_ms = math.floor(now * 1000)
-local held_field, settled_field = 'L:' .. lease, 'T:' .. lease
 
 -- Refund expired leases that never started, charge those that did, forget old tombstones.
 local function sweep(key)
@@ -59,7 +58,7 @@ end
 
 -- spent, reserved, next expiry, whether it is new, whether it knows the lease; nil where it is lost.
 local function cap(key, known_zero)
-  local f = redis_call('HMGET', key, 's', 'r', 'n', held_field, settled_field)
+  local f = redis_call('HMGET', key, 's', 'r', 'n', 'L:' .. lease, 'T:' .. lease)
   if not f[1] then
     if known_zero then return 0, 0, 0, true end
     return nil
@@ -88,21 +87,15 @@ RESERVE = Script(
     _CAP
     + """
 local answer = {'OK', time[1], time[2], 0, 0}
--- Every string in one read: the marker, the epoch, and the rates in their order.
-local strings = {KEYS[1], KEYS[2]}
-for i = 3, #KEYS do
-  if rules[i - 2][1] == 'R' then strings[#strings + 1] = KEYS[i] end
-end
-strings = redis_call('MGET', unpack(strings))
-local again, known_zero, read = strings[1], not ledger and strings[2], 2
+local again = redis_call('GET', KEYS[1])
+local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
   local rule = rules[i - 2]
   local amount = again and 0 or rule[2]
   if rule[1] == 'R' then
     local interval, burst = rule[3], rule[4]
-    read = read + 1
-    local before = math.max(tonumber(strings[read] or 0), now)
+    local before = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
     local after = before + amount * interval
     -- A microsecond of grace: a float can't hold every sum of intervals.
     local over = after - now - burst - 1e-6
@@ -129,8 +122,6 @@ for i = 3, #KEYS do
   end
 end
 local granted = answer[1] == 'OK' and not again
-local expiry = now_ms + ttl
-local until_expiry = string.format(' %.0f', expiry)
 for i = 3, #KEYS do
   local rule, s = rules[i - 2], state[i]
   local amount = rule[2]
@@ -148,9 +139,9 @@ for i = 3, #KEYS do
     -- The marker may have been evicted; the counter itself tells whether this lease has been charged to it.
     if granted and not s[5] then
       reserved = reserved + amount
-      -- Redis writes a number with 17 digits: a whole one stays whole.
-      redis_call('HSET', KEYS[i], 's', s[1], 'r', reserved, 'n', sooner(s[3], expiry),
-        held_field, 'N ' .. whole(amount) .. until_expiry)
+      local expiry = now_ms + ttl
+      redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
+        'L:' .. lease, string.format('N %.0f %.0f', amount, expiry))
       if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
     end
     answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
