@@ -54,7 +54,12 @@ def _server(block: list[dict[str, Any]], line: int) -> Iterator[Definition]:
             port = address.rpartition(":")[2] if not address.endswith("]") else "80"
             port = port if port.isdigit() else "80"
             ports.add(port)
-            if "default_server" in words or "default" in words:
+            # A listen on an address of its own takes all that comes to that address, default or not.
+            host = address.rpartition(":")[0] if ":" in address else address
+            everybody = ("", "*", "0.0.0.0", "[::]")  # noqa: S104 - read in a stranger's file, bound by nobody here
+            off_the_lan = host.startswith("127.") or host in ("[::1]", "unix", "localhost")
+            own = not (host.isdigit() or host in everybody or off_the_lan)
+            if "default_server" in words or "default" in words or own:
                 yield Definition("default_server", port, directive["line"])
     for name, where in names or [("", line)]:
         for port in sorted(ports or {"80"}):

@@ -72,7 +72,7 @@ async def probe(url: SplitResult, seconds: float) -> str:
     except TimeoutError:
         return f"no answer within {seconds:g} s"
     except (OSError, ValueError) as error:
-        return str(error)
+        return str(error) or repr(error)
     return "" if 200 <= status < 300 else f"status {status}"
 
 
@@ -82,6 +82,8 @@ def has_room(cache: Path, reserve: int) -> bool:
         disk = os.statvfs(cache)
     except FileNotFoundError:
         return True
+    except OSError:  # a disk that can't say is none to write to
+        return False
     return disk.f_bavail * disk.f_frsize >= reserve
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
+from pyinfra.operations import server
 
 from facts.machine import Machine
 from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
+from facts.units import APPLIED
 from operations.config_set import ConfigFile, ConfigSet, config_set, host_data
 from operations.nginx import SITE, giving_way, kept_aside, nginx_config
 from operations.packages import packages
@@ -105,6 +107,9 @@ def frontend() -> None:
     config_set(name="nginx folders", config=folders)
     config_set(name="nginx log rotation", config=rotation)
     kept_aside(name="Copies of what gives way", paths=old + aside)
+    if old:
+        # nginx may run with what is removed now: before that goes, the mark that nginx was told goes.
+        server.shell(name="nginx is to be told", commands=[f"rm -f {APPLIED}/nginx.service.reload"])
     config_set(name="nginx configuration", config=replace(nginx, files=nginx.files + gone))
     unit(
         name="nginx runs",

@@ -82,7 +82,9 @@ class ConfigFile:
     absent: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"(/[A-Za-z0-9@_+:.-]+)+", self.path) or "/../" in self.path:
+        # What is to be removed was found on a node, and may be called as its author liked.
+        plain = r"(/[^\n\0]+)+" if self.absent else r"(/[A-Za-z0-9@_+:.-]+)+"
+        if not re.fullmatch(plain, self.path) or "/../" in self.path:
             raise OperationError(f"{self.path!r} is not an absolute path of plain characters")
         if not re.fullmatch(r"[0-7]{3,4}", self.mode):
             raise OperationError(f"{self.path}: mode {self.mode!r} is not octal digits such as 644")

@@ -13,7 +13,7 @@ from operations.config_set import ConfigFile, ConfigSet, rendered
 PROBE_FLAG = "/run/okome/upstream/down"
 FULL_FLAG = "/run/okome/upstream/cache-full"
 REPLACED = "/var/lib/okome/replaced"
-MARK = "# Managed by the OKOME deploy"
+MARK = "# Managed by the okome repository"
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"

@@ -437,7 +437,7 @@ def directives_for_shared_caches_are_obeyed(box: Frontend) -> None:
         assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", "MISS"], extra
 
 
-@trap(f"{SNIPPETS}/okome-static.conf", "rewrite ^(.*)$ $1 break;", "")
+@trap(f"{SNIPPETS}/okome-static.conf", 'rewrite "(?s)^(.*)$" $1 break;', "")
 def key_and_request_are_normalised(box: Frontend) -> None:
     first = box.client.ask("/assets/public/key%20x.css")
     for spelling in (
@@ -452,6 +452,10 @@ def key_and_request_are_normalised(box: Frontend) -> None:
     assert box.origin()["counts"] == {"GET /assets/public/key%20x.css": 1}
     box.client.ask("/x/..%2fassets/public/deep%3fx%23y%25z")
     assert "GET /assets/public/deep%3Fx%23y%25z" in box.origin()["counts"]
+    # A line feed in the path: still the resolved path, not the client's spelling, and another entry.
+    box.client.ask("/api/me/..%2f..%2fassets/public/feed%0a.css")
+    assert "GET /assets/public/feed%0A.css" in box.origin()["counts"]
+    assert not [line for line in box.origin()["counts"] if "/api/me" in line]
     box.client.ask("/assets/public/split%20HTTP/1.1%0d%0aEvil:1")
     assert all("\n" not in line and "split HTTP" not in line for line in box.origin()["counts"])
 

@@ -136,3 +136,12 @@ def test_the_request_carries_what_differs_and_names_the_whole_set_to_the_checker
     assert request["paths"] == ["/etc/a.conf", "/etc/leftover.conf"]
     assert [file["path"] for file in request["files"]] == ["/etc/a.conf"]
     assert base64.b64decode(request["files"][0]["content"]) == CONTENT
+
+
+def test_what_is_removed_may_be_called_as_its_author_liked() -> None:
+    backup = "/etc/nginx/conf.d/kome-cache (1).conf~"
+    assert ConfigFile(backup, absent=True).path == backup
+    with pytest.raises(OperationError, match="not an absolute path"):
+        ConfigFile(backup)
+    with pytest.raises(OperationError, match="not an absolute path"):
+        ConfigFile("kome-cache.conf", absent=True)

@@ -147,11 +147,32 @@ def test_the_welcome_page_goes_only_if_it_is_debians_own(etc: Etc) -> None:
 
 
 def test_our_own_files_do_not_collide_and_former_ones_give_way(etc: Etc) -> None:
-    mark = "# Managed by the OKOME deploy; what is changed here by hand is undone by the next run.\n"
+    mark = "# Managed by the okome repository; changes made here are lost.\n"
     etc.put("nginx.conf", mark + NGINX_CONF)
     etc.put("conf.d/okome-server.conf", mark + KOME_CACHE)
     etc.put("conf.d/okome-former.conf", mark + "log_format okome_fmt x;")
     assert etc.verdict() == ((f"{ROOT}/conf.d/okome-former.conf",), ())
+
+
+@pytest.mark.parametrize(
+    ("listen", "collides"),
+    [
+        ("192.168.86.20:80", True),
+        ("192.168.86.20", True),
+        ("[fd00::20]:80", True),
+        ("127.0.0.1:80", False),
+        ("[::1]:80", False),
+        ("8080", False),
+        ("192.168.86.20:8080", False),
+    ],
+)
+def test_a_listen_on_an_address_of_its_own_takes_what_is_ours(etc: Etc, listen: str, collides: bool) -> None:
+    etc.put("conf.d/shop.conf", f"server {{ listen {listen}; server_name shop; }}")
+    if collides:
+        with pytest.raises(DeployError, match=r"shop\.conf:1 "):
+            etc.verdict()
+    else:
+        assert etc.verdict()[0] == ()
 
 
 def test_broken_configuration_is_read_too(etc: Etc) -> None:
