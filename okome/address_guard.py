@@ -291,6 +291,12 @@ def addresses(interface: str) -> list[dict[str, Any]]:
     ]
 
 
+def holds(request: dict[str, Any]) -> bool:
+    """Whether the interface has the address that was asked for."""
+    wanted = str(ipaddress.ip_interface(request["address"]))
+    return wanted in [f"{known['local']}/{known['prefixlen']}" for known in addresses(request["interface"])]
+
+
 def complaint(request: dict[str, Any]) -> str | None:
     """What is not as it was asked for, None if all is well."""
     interface, wanted = request["interface"], ipaddress.ip_interface(request["address"])
@@ -318,6 +324,10 @@ def confirm(sha256: str) -> int:
             raise GuardError("this change of the address does not wait for a confirmation any more.")
         if not request["applied"]:
             return NOT_YET
+        # dhcpcd probes an address for 6 s before it takes it, also one that the interface had before.
+        until = time.monotonic() + 10
+        while not holds(request) and time.monotonic() < until:
+            time.sleep(0.2)
         until = time.monotonic() + 5
         while wrong := complaint(request):
             if time.monotonic() > until:
