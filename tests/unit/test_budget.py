@@ -164,6 +164,49 @@ async def test_repeats_change_nothing(open_budgets: Open) -> None:
     assert (await left(budgets), await left(budgets, "requests")) == (940, 9)
 
 
+@pytest.mark.parametrize("end", ["commit", "refund"])
+@pytest.mark.parametrize("lost", ["nothing", "marker", "counter"])
+async def test_a_settled_lease_gives_no_more_work(
+    open_budgets: Open, server: RedisServer, end: str, lost: str
+) -> None:
+    """Neither by its id nor by the lease itself, whatever Redis lost meanwhile."""
+    budgets = open_budgets(TOKENS)
+    lease = await granted(budgets, {"tokens": 100}, lease="mine")
+    assert await budgets.start(lease)
+    await (budgets.commit(lease, {"tokens": 60}) if end == "commit" else budgets.refund(lease))
+    if lost != "nothing":
+        server.admin.delete(*server.matching("okome:*:lease:*"))
+    if lost == "counter":
+        server.admin.delete(*server.matching("okome:*:cap:*"))
+    assert not await budgets.start(lease)
+    again = await budgets.reserve(ANN, {"tokens": 100}, lease="mine")
+    assert (again.outcome, again.status_code, again.lease) == (Outcome.SETTLED, 409, None)
+    await budgets.commit(lease, {"tokens": 7})  # the first settlement stands
+    assert await left(budgets) == (940 if end == "commit" else 1000)
+    assert budgets.counts["already_settled"] == 2
+
+
+async def test_a_settled_rate_gives_no_more_work(open_budgets: Open) -> None:
+    budgets = open_budgets(REQUESTS)
+    await budgets.commit(await granted(budgets, {"requests": 1}, lease="mine"))
+    assert (await budgets.reserve(ANN, {"requests": 1}, lease="mine")).outcome is Outcome.SETTLED
+    assert await left(budgets, "requests") == 9
+
+
+async def test_the_same_id_for_something_else_is_another_lease(open_budgets: Open) -> None:
+    budgets = open_budgets(TOKENS)
+    small = await granted(budgets, {"tokens": 10}, lease="mine")
+    large = await granted(budgets, {"tokens": 500}, lease="mine")
+    assert (await budgets.reserve(ANN, {"tokens": 900}, lease="mine")).outcome is Outcome.DENIED
+    other = await budgets.reserve({"user": "bob"}, {"tokens": 1000}, lease="mine")
+    assert other.lease is not None
+    for lease in (small, large, other.lease):
+        assert await budgets.start(lease)
+        await budgets.commit(lease)
+    assert await left(budgets) == 490
+    assert (await budgets.reserve({"user": "bob"}, {"tokens": 1})).outcome is Outcome.DENIED
+
+
 async def test_an_expired_lease_is_refunded_unless_it_started(open_budgets: Open) -> None:
     budgets = open_budgets(TOKENS, lease_ttl=0.05, started_ttl=0.05)
     await granted(budgets, {"tokens": 300})
