@@ -234,6 +234,10 @@ class Budgets:
         self._breaker = Breaker(breaker, self._clock.monotonic)
         self._local: dict[str, float] = {}  # theoretical arrival times, monotonic
         self._checked = False
+        # Of caps that Redis knows too little of: what was settled did not reach it. No more than there were
+        # leases when it went away, for without it nobody gets one.
+        self._stale: set[str] = set()
+        self._dropping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.check()
@@ -292,6 +296,8 @@ class Budgets:
             try:
                 if now is None:
                     await self._clock.sync(self._line, self._timeout)
+                if self._stale:
+                    await self._drop_stale()
                 for _ in range(3 + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)
@@ -316,6 +322,8 @@ class Budgets:
             return True
         mark = _mark(lease.id, lease.charges)
         try:
+            if self._stale:
+                await self._drop_stale()
             for _ in range(1 + len(charges)):
                 arguments = [[charge.amount, charge.rule.limit] for charge in charges]
                 outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
@@ -340,7 +348,8 @@ class Budgets:
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """What it did cost, by unit; units not named cost what was reserved. Above the estimate is debt: it
         is spent all the same. May be repeated. Raises sqlite3.Error if the ledger, StateLostError if (without
-        a ledger) Redis could not record it; with a ledger, Redis's absence is no error: it is reseeded later.
+        a ledger) Redis could not record it; with a ledger, Redis's absence is no error: what it counted is
+        rebuilt before the next decision.
         """
         amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
         for amount in amounts.values():
@@ -472,14 +481,19 @@ class Budgets:
             return
         caps, mark = self._caps(lease), _mark(lease.id, lease.charges)
         failure: sqlite3.Error | None = None
-        if self._ledger is not None and caps:
-            entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
-            try:
-                await self._ledger.settle(mark, entries, self._clock.now())
-            except sqlite3.Error as error:
-                self.counts["ledger_failed"] += 1
-                failure = error
-        recorded = await self._settle_in_redis(lease, amounts)
+        recorded = False
+        try:
+            if self._ledger is not None and caps:
+                entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
+                try:
+                    await self._ledger.settle(mark, entries, self._clock.now())
+                except sqlite3.Error as error:
+                    self.counts["ledger_failed"] += 1
+                    failure = error
+            recorded = await self._settle_in_redis(lease, amounts)
+        finally:  # also when cancelled: the ledger has it or is about to
+            if not recorded and self._ledger is not None:
+                self._stale.update(charge.key for charge in caps)
         if failure is not None:
             raise failure
         if not recorded and self._ledger is None and caps:
@@ -507,6 +521,14 @@ class Budgets:
             self._breaker.trip(error)
         self.counts["unsettled"] += 1
         return False
+
+    async def _drop_stale(self) -> None:
+        """Counters that survived an outage know less than the ledger: without them they are rebuilt from it."""
+        async with asyncio.timeout(self._timeout), self._dropping:
+            keys = tuple(self._stale)
+            if keys:
+                await self._redis.delete(*keys)
+                self._stale.difference_update(keys)
 
     async def _reseed(self, charge: _Charge) -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""

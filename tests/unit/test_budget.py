@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -374,6 +374,42 @@ async def test_spent_while_redis_was_gone_is_remembered(
     own_server.start()
     assert await left(budgets) == 300
     assert budgets.counts["unsettled"] == 1
+
+
+@contextmanager
+def unreachable(server: RedisServer) -> Iterator[None]:
+    """It lives on and keeps its data, but nobody gets through to it."""
+    away = server.socket.with_suffix(".away")
+    server.admin.ping()
+    server.socket.rename(away)
+    server.admin.client_kill_filter(_type="normal", skipme=True)
+    try:
+        yield
+    finally:
+        away.rename(server.socket)
+
+
+@pytest.mark.parametrize("settled", ["committed", "cancelled"])
+async def test_spent_while_redis_was_unreachable_is_remembered(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, settled: str
+) -> None:
+    """Its counter survives with the old reservation, so nothing tells that it knows too little."""
+    budgets = open_budgets(TOKENS, redis=own_client, breaker=0)
+    lease, later = await granted(budgets, {"tokens": 10}), await granted(budgets, {"tokens": 150})
+    assert await budgets.start(lease)
+    if settled == "committed":
+        with unreachable(own_server):
+            await budgets.commit(lease, {"tokens": 900})
+    else:
+        commit = asyncio.create_task(budgets.commit(lease, {"tokens": 900}))
+        await asyncio.sleep(0)  # it has begun: the ledger is writing
+        commit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await commit
+    assert own_server.matching("okome:*:cap:*")
+    assert not await budgets.start(later)
+    assert (await budgets.reserve(ANN, {"tokens": 900})).outcome is Outcome.DENIED
+    assert await left(budgets) == 100
 
 
 async def test_script_flush(open_budgets: Open, server: RedisServer) -> None:
