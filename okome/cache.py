@@ -279,14 +279,14 @@ class Cache(Generic[T]):
 
         work = _Work(_stream_name(key), pump, _CHUNKS, tuple(tags), directives.no_cache, tee)
         if directives.no_store:
-            return CachedStream(produce(), self._count(Cached((), Status.BYPASS)).headers())
+            return await self._bypass(produce)
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return CachedStream.replay(found.value, found.headers())
         flight, leads = found
         if flight.tee is None or flight.tee.overflowed:
             flight.leave()
-            return CachedStream(produce(), self._count(Cached((), Status.BYPASS)).headers())
+            return await self._bypass(produce)
         place = flight.tee.join()
         try:
             while not flight.tee.begun and not flight.outcome.done():
@@ -305,6 +305,12 @@ class Cache(Generic[T]):
         flight.tee.part(place)
         flight.leave()
         return CachedStream.replay(() if cached.value is _UNFIT else cached.value, cached.headers())
+
+    async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
+        cached = Cached((), Status.BYPASS)
+        stream = await CachedStream.begin(produce(), cached.headers())
+        self._count(cached)
+        return stream
 
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""

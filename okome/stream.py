@@ -107,6 +107,22 @@ class CachedStream:
     def __init__(self, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> None:
         self._chunks = chunks
         self._headers = headers
+        self._first: bytes | None = None
+
+    @classmethod
+    async def begin(cls, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> Self:
+        """Once the first chunk is there: what the source raises instead is raised here, before any header is
+        out.
+        """
+        stream = cls(chunks, headers)
+        try:
+            stream._first = await anext(chunks)
+        except StopAsyncIteration:
+            pass
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
 
     @classmethod
     def replay(cls, chunks: Iterable[bytes], headers: dict[str, str]) -> Self:
@@ -120,6 +136,9 @@ class CachedStream:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         return await anext(self._chunks)
 
     async def aclose(self) -> None:

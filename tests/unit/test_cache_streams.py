@@ -129,6 +129,24 @@ async def test_an_error_before_the_first_chunk_is_raised_at_once(cache: Cache[by
         await cache.stream("k", source)
 
 
+@pytest.mark.parametrize("why", ["no-store", "too large to join"])
+async def test_an_error_before_the_first_chunk_of_a_bypass_is_raised_at_once(
+    cache: Cache[bytes], why: str
+) -> None:
+    """While the caller can still answer with its status."""
+    refused = Source()
+    refused.error = ValueError("refused")
+    large = await cache.stream("k", Source(*[bytes(5_000)] * 100))
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await anext(large)
+    with pytest.raises(ValueError, match="refused"):
+        await cache.stream("k", refused, directives=Directives(no_store=why == "no-store"))
+    assert refused.closed == refused.calls == 1
+    assert cache.counts["bypass"] == 0
+    await large.aclose()
+
+
 async def test_what_is_not_complete_is_not_stored(cache: Cache[bytes]) -> None:
     """A connection that ends early looks like an end; only the content tells."""
     source = Source(b"data: 1", b"data: 2")

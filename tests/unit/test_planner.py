@@ -180,6 +180,16 @@ def test_over_budget_is_429_and_says_when(planner: httpx.Client) -> None:
     assert ask(planner, {"Authorization": "Bearer another"}, max_tokens=91).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_over_budget_is_429_for_what_is_never_cached_too(planner: httpx.Client, stream: bool) -> None:
+    allowed = ask(planner, stream=stream, temperature=0.7, max_tokens=90)
+    assert (allowed.status_code, allowed.headers["X-OKOME-Cache"]) == (200, "BYPASS")
+    assert allowed.headers["x-ratelimit-limit-tokens"] == "100"
+    denied = ask(planner, stream=stream, temperature=0.7, max_tokens=91)
+    assert denied.status_code == 429
+    assert '"tokens-per-day";r=' in denied.headers["RateLimit"]
+
+
 def test_another_api_key_has_another_cache(planner: httpx.Client) -> None:
     ask(planner, {"Authorization": "Bearer one"})
     assert ask(planner, {"Authorization": "Bearer two"}).headers["X-OKOME-Cache"] == "MISS"
