@@ -246,6 +246,7 @@ class Cache(Generic[T]):
         Raises what compute raises; RememberedError, NotCachedError, OverloadedError, ComputeCancelledError;
         and TimeoutError after policy.max_compute. Never an error of Redis.
         """
+        _require_answerable(directives)
         work = _Work(_value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
         if directives.no_store:
             return self._count(Cached(await self._timed(work), Status.BYPASS))
@@ -269,6 +270,7 @@ class Cache(Generic[T]):
         Callers of this process share one stream; other processes wait for its end and replay it. A stream
         that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored.
         """
+        _require_answerable(directives)
         tee = Tee(self.policy.max_bytes)
 
         async def pump() -> object:
@@ -394,8 +396,6 @@ class Cache(Generic[T]):
             flight = self._joinable(name)
             fallback = None
             if work.force:
-                if directives.only_if_cached:
-                    raise NotCachedError("only-if-cached and no-cache leave nothing to answer with")
                 flight = None
             elif flight is None or flight.background or directives.only_if_cached:
                 entry = await self._read(name, work.tags, work.codec)
@@ -830,6 +830,11 @@ class Cache(Generic[T]):
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[cached.status.value.lower()] += 1
         return cached
+
+
+def _require_answerable(directives: Directives) -> None:
+    if directives.only_if_cached and (directives.no_cache or directives.no_store):
+        raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:

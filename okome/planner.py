@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -170,7 +171,7 @@ class Planner:
             return _error(400, str(error))
         directives = Directives.parse(request.headers.get("cache-control"))
         if not is_deterministic(asked):
-            directives = Directives(no_store=True)  # the same question may have another answer
+            directives = replace(directives, no_store=True)  # the same question may have another answer
         job = _Job(self, chat, {"user": user, "model": chat.model})
         tags = [f"model:{chat.model}"]
         try:

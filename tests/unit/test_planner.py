@@ -203,6 +203,11 @@ def test_what_is_not_deterministic_is_not_cached(planner: httpx.Client) -> None:
 
 def test_directives(planner: httpx.Client) -> None:
     assert ask(planner, {"Cache-Control": "only-if-cached"}).status_code == 504
+    for stream in (False, True):
+        never = {"Cache-Control": "only-if-cached, no-store"}
+        assert ask(planner, never, stream=stream).status_code == 504
+        anew = {"Cache-Control": "only-if-cached"}
+        assert ask(planner, anew, stream=stream, temperature=0.7).status_code == 504
     assert ask(planner, {"Cache-Control": "no-store"}).headers["X-OKOME-Cache"] == "BYPASS"
     assert ask(planner, {"Cache-Control": "no-cache"}).headers["X-OKOME-Cache"] == "MISS"
 
