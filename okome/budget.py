@@ -340,7 +340,8 @@ class Budgets:
         except sqlite3.Error:
             self.counts["ledger_failed"] += 1
             log.exception("the ledger did not take a start: the work is refused")
-            await self.refund(lease)
+            # By Redis alone: the ledger knows nothing of this lease.
+            await self._settle_in_redis(lease, {charge.rule.unit: 0 for charge in lease.charges})
             return False
         self.counts["unavailable"] += 1
         return False
