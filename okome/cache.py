@@ -655,6 +655,11 @@ class Cache(Generic[T]):
             quiet_until = self._clock.now() + self.policy.negative
             return replace(fallback.envelope, token=token, quiet_until=quiet_until)
         flight.outcome.set_exception(error)
+        old = None if fallback is None else fallback.envelope
+        if work.force or (
+            old is not None and old.kind is Kind.VALUE and self._clock.now() < old.created + old.life
+        ):
+            return None  # what is stored is good, or may be: a failure does not take its place
         if isinstance(error, self.policy.negative_errors) and self.policy.negative:
             body = type(error).__name__.encode()  # never its text: that may quote a request
             return Envelope(Kind.ERROR, work.codec.name, token, self._clock.now(), self.policy.negative, body)
