@@ -19,7 +19,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
@@ -297,7 +297,8 @@ class Cache(Generic[T]):
                 kept = flight.status is Status.MISS
                 cached = Cached((), flight.status, ttl=self.policy.fresh if kept else 0.0, stored=kept)
                 headers = self._count(_shared(cached, leads=leads)).headers()
-                return CachedStream(_read(flight, flight.tee, place), headers)
+                leave = partial(_leave, flight, flight.tee, place)
+                return CachedStream(_read(flight.tee, place, leave), headers, leave)
             # Another process computed it, or it failed before its first chunk, or it has none.
             cached = self._count(_shared(await asyncio.shield(flight.outcome), leads=leads))
         except BaseException:
@@ -848,13 +849,18 @@ def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
     return replace(cached, status=Status.COALESCED)
 
 
-async def _read(flight: Flight[Any], tee: Tee, place: object) -> AsyncIterator[bytes]:
+def _leave(flight: Flight[Any], tee: Tee, place: object) -> None:
+    """Once, however often it is called."""
+    if tee.part(place):
+        flight.leave()
+
+
+async def _read(tee: Tee, place: object, leave: Callable[[], None]) -> AsyncIterator[bytes]:
     try:
         async for chunk in tee.read(place):
             yield chunk
     finally:
-        tee.part(place)
-        flight.leave()
+        leave()
 
 
 @lru_cache(_NAMES)

@@ -110,6 +110,19 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
     assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
 
 
+async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b", free=False)
+    source.permits.release()
+    async with asyncio.timeout(10):
+        one, two = await cache.stream("k", source), await cache.stream("k", source)
+        for _ in range(2):
+            await one.aclose()
+        assert source.closed == 0
+        await two.aclose()
+        await settled(cache)
+    assert source.closed == 1
+
+
 async def test_a_stream_that_breaks_is_delivered_so_far_and_never_stored(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b")
     source.error = ConnectionResetError("gone")
