@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
 _digest = lru_cache(4096)(digest)
 _PACK = msgspec.msgpack.Encoder().encode
+_REFUSALS = {b"DENIED": "denied", b"LOST": "state_lost", b"SETTLED": "already_settled"}  # of a start
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
 
@@ -131,6 +132,7 @@ class Outcome(StrEnum):
     DENIED = "denied"  # over a limit: 429
     UNAVAILABLE = "unavailable"  # Redis can't be reached, and a hard cap would have to be guessed: 503
     STATE_LOST = "state_lost"  # Redis lost a counter, and it could not be rebuilt: 503
+    SETTLED = "settled"  # a lease of this id for the same was committed or refunded already: 409
 
 
 class EvictingServerError(RuntimeError):
@@ -173,7 +175,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def status_code(self) -> int:
-        return {Outcome.ALLOWED: 200, Outcome.DENIED: 429}.get(self.outcome, 503)
+        return {Outcome.ALLOWED: 200, Outcome.DENIED: 429, Outcome.SETTLED: 409}.get(self.outcome, 503)
 
     def headers(self, *, draft: bool = True) -> dict[str, str]:
         """RateLimit, RateLimit-Policy (`draft`), x-ratelimit-*, Retry-After."""
@@ -232,6 +234,10 @@ class Budgets:
         self._breaker = Breaker(breaker, self._clock.monotonic)
         self._local: dict[str, float] = {}  # theoretical arrival times, monotonic
         self._checked = False
+        # Of caps that Redis knows too little of: what was settled did not reach it. No more than there were
+        # leases when it went away, for without it nobody gets one.
+        self._stale: set[str] = set()
+        self._dropping = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.check()
@@ -278,7 +284,8 @@ class Budgets:
         """Whether `subject` ({dimension: value}) may spend `amounts` ({unit: estimate}); and if so, a lease
         for it.
 
-        `lease`: an id of the caller's own makes a repeated call idempotent. Never raises for Redis or the
+        `lease`: an id of the caller's own makes a repeated call idempotent, for the same subject and amounts
+        and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
         ledger; ValueError for a missing dimension or a bad amount, EvictingServerError as `check` does.
         """
         if not self._checked:
@@ -289,6 +296,8 @@ class Budgets:
             try:
                 if now is None:
                     await self._clock.sync(self._line, self._timeout)
+                if self._stale:
+                    await self._drop_stale()
                 for _ in range(3 + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)
@@ -305,30 +314,34 @@ class Budgets:
         """The work begins: from now on an expired lease is charged. Durable when it returns, if there is a
         ledger.
 
-        False if what was reserved has been lost meanwhile and does not fit any more, or can't be recorded:
-        then don't work.
+        False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
+        can't be recorded: then don't work.
         """
         charges = self._caps(lease)
         if lease.local or not charges:
             return True
+        mark = _mark(lease.id, lease.charges)
         try:
+            if self._stale:
+                await self._drop_stale()
             for _ in range(1 + len(charges)):
                 arguments = [[charge.amount, charge.rule.limit] for charge in charges]
-                outcome, rule = await self._call(START, lease.id, charges, self._started_ms, arguments)
+                outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
                 if outcome == b"LOST" and await self._reseed(charges[rule - 1]):
                     continue
                 if outcome != b"OK":
-                    self.counts["denied" if outcome == b"DENIED" else "state_lost"] += 1
+                    self.counts[_REFUSALS[outcome]] += 1
                     return False
                 if self._ledger is not None:
-                    await self._ledger.start(lease.id, _entries(charges), self._clock.now())
+                    await self._ledger.start(mark, _entries(charges), self._clock.now())
                 return True
         except UNAVAILABLE as error:
             self._breaker.trip(error)
         except sqlite3.Error:
             self.counts["ledger_failed"] += 1
             log.exception("the ledger did not take a start: the work is refused")
-            await self.refund(lease)
+            # By Redis alone: the ledger knows nothing of this lease.
+            await self._settle_in_redis(lease, {charge.rule.unit: 0 for charge in lease.charges})
             return False
         self.counts["unavailable"] += 1
         return False
@@ -336,7 +349,8 @@ class Budgets:
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """What it did cost, by unit; units not named cost what was reserved. Above the estimate is debt: it
         is spent all the same. May be repeated. Raises sqlite3.Error if the ledger, StateLostError if (without
-        a ledger) Redis could not record it; with a ledger, Redis's absence is no error: it is reseeded later.
+        a ledger) Redis could not record it; with a ledger, Redis's absence is no error: what it counted is
+        rebuilt before the next decision.
         """
         amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
         for amount in amounts.values():
@@ -383,21 +397,21 @@ class Budgets:
             else:
                 arguments.append(["C", charge.amount, rule.limit, charge.begin, charge.end])
         outcome, rule_number, retry, *left = await self._run(
-            RESERVE, identity, charges, self._lease_ms, arguments
+            RESERVE, _mark(identity, charges), charges, self._lease_ms, arguments
         )
         return outcome, rule_number, retry, left
 
     async def _call(
-        self, script: Script, identity: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
+        self, script: Script, mark: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
     ) -> tuple[bytes, int]:
-        outcome, rule, *_ = await self._run(script, identity, charges, ttl, arguments)
+        outcome, rule, *_ = await self._run(script, mark, charges, ttl, arguments)
         return outcome, rule
 
     async def _run(
-        self, script: Script, identity: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
+        self, script: Script, mark: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
     ) -> list[Any]:
-        keys = [self._key("lease", digest(identity)), self._key("epoch"), *(charge.key for charge in charges)]
-        packed = _PACK([digest(identity), ttl, self._retention_ms, self._ledger is not None, arguments])
+        keys = [self._key("lease", mark), self._key("epoch"), *(charge.key for charge in charges)]
+        packed = _PACK([mark, ttl, self._retention_ms, self._ledger is not None, arguments])
         sent = self._clock.monotonic()
         if self._limit is None:
             answer = await script(self._line, keys, packed)
@@ -427,6 +441,9 @@ class Budgets:
         if outcome == b"OK":
             self.counts["allowed"] += 1
             return Decision(Outcome.ALLOWED, Lease(identity, charges), quotas)
+        if outcome == b"SETTLED":
+            self.counts["already_settled"] += 1
+            return Decision(Outcome.SETTLED, None, quotas)
         self.counts["denied"] += 1
         retry_after = None if retry < 0 else retry / 1000
         return Decision(Outcome.DENIED, None, quotas, retry_after, charges[rule - 1].rule.name)
@@ -463,16 +480,21 @@ class Budgets:
     async def _settle(self, lease: Lease, amounts: Mapping[str, int]) -> None:
         if lease.local:
             return
-        caps = self._caps(lease)
+        caps, mark = self._caps(lease), _mark(lease.id, lease.charges)
         failure: sqlite3.Error | None = None
-        if self._ledger is not None and caps:
-            entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
-            try:
-                await self._ledger.settle(lease.id, entries, self._clock.now())
-            except sqlite3.Error as error:
-                self.counts["ledger_failed"] += 1
-                failure = error
-        recorded = await self._settle_in_redis(lease, amounts)
+        recorded = False
+        try:
+            if self._ledger is not None and caps:
+                entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
+                try:
+                    await self._ledger.settle(mark, entries, self._clock.now())
+                except sqlite3.Error as error:
+                    self.counts["ledger_failed"] += 1
+                    failure = error
+            recorded = await self._settle_in_redis(lease, amounts)
+        finally:  # also when cancelled: the ledger has it or is about to
+            if not recorded and self._ledger is not None:
+                self._stale.update(charge.key for charge in caps)
         if failure is not None:
             raise failure
         if not recorded and self._ledger is None and caps:
@@ -488,7 +510,9 @@ class Budgets:
                 arguments.append(["C", charge.amount, actual, charge.end])
         try:
             for _ in range(1 + len(lease.charges)):
-                outcome, rule_number = await self._call(SETTLE, lease.id, lease.charges, 0, arguments)
+                outcome, rule_number = await self._call(
+                    SETTLE, _mark(lease.id, lease.charges), lease.charges, 0, arguments
+                )
                 if outcome == b"OK":
                     self.counts["settled"] += 1
                     return True
@@ -498,6 +522,14 @@ class Budgets:
             self._breaker.trip(error)
         self.counts["unsettled"] += 1
         return False
+
+    async def _drop_stale(self) -> None:
+        """Counters that survived an outage know less than the ledger: without them they are rebuilt from it."""
+        async with asyncio.timeout(self._timeout), self._dropping:
+            keys = tuple(self._stale)
+            if keys:
+                await self._redis.delete(*keys)
+                self._stale.difference_update(keys)
 
     async def _reseed(self, charge: _Charge) -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
@@ -514,11 +546,11 @@ class Budgets:
         reserved, expiries = 0, [0]
         for lease, amount, at in account.open:
             expiry = int(at * 1000) + self._started_ms
-            fields += [f"L:{digest(lease)}", f"S {amount} {expiry}"]
+            fields += [f"L:{lease}", f"S {amount} {expiry}"]
             reserved += amount
             expiries.append(expiry)
         for lease, amount, at in account.settled:
-            fields += [f"T:{digest(lease)}", f"{amount} {int(at * 1000) + self._retention_ms}"]
+            fields += [f"T:{lease}", f"S {amount} {int(at * 1000) + self._retention_ms}"]
         fields += ["r", reserved, "n", min(expiries[1:], default=0)]
         async with asyncio.timeout(self._timeout):
             await SEED(self._redis, [charge.key], account.spent, charge.end, *fields)
@@ -528,6 +560,11 @@ class Budgets:
     @staticmethod
     def _caps(lease: Lease) -> list[_Charge]:
         return [charge for charge in lease.charges if isinstance(charge.rule, Cap)]
+
+
+def _mark(identity: str, charges: Sequence[_Charge]) -> str:
+    """What a lease is known by in Redis and in the ledger: the same id for anything else is another lease."""
+    return digest("\0".join([identity, *(f"{charge.key} {charge.amount}" for charge in charges)]))
 
 
 def _entries(charges: Sequence[_Charge]) -> list[tuple[str, int]]:

@@ -2,13 +2,13 @@
 
 A rate is a string: the theoretical arrival time of GCRA, in seconds. A cap is a hash, so that it is lost as a
 whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
-next (ms), L:lease "state amount expiry" with state N (reserved) or S (started), T:lease "charged expiry", the
-tombstone of a settled or expired lease. A late or repeated settlement changes s by the difference to the
-tombstone alone.
+next (ms), L:lease "state amount expiry" with state N (reserved) or S (started), T:lease "end charged expiry",
+the tombstone of a lease that expired (end E) or was settled (end S). An expired lease may still start or be
+settled, which changes s by the difference to the tombstone alone; of a settled one nothing changes any more.
 
 KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
-lease, its ttl (ms), retention of tombstones (ms), whether there is a ledger (else the epoch is the seed
-mark), and the rules.
+lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
+there is a ledger (else the epoch is the seed mark), and the rules.
 """
 
 from okome.connection import Script
@@ -40,11 +40,11 @@ local function sweep(key)
         reserved, spent = reserved - amount, spent + charged
         gone[#gone + 1] = name
         set[#set + 1] = 'T:' .. string.sub(name, 3)
-        set[#set + 1] = string.format('%d %d', charged, now_ms + retention)
+        set[#set + 1] = string.format('E %d %d', charged, now_ms + retention)
       elseif not nearest or expiry < nearest then
         nearest = expiry
       end
-    elseif kind == 'T:' and tonumber(string.match(value, '%d+ (%d+)')) <= now_ms then
+    elseif kind == 'T:' and tonumber(string.match(value, '%a %d+ (%d+)')) <= now_ms then
       gone[#gone + 1] = name
     end
   end
@@ -56,7 +56,8 @@ local function sweep(key)
   return spent, reserved, nearest or 0
 end
 
--- spent, reserved, next expiry, whether it is new, whether it knows the lease; nil where it is lost.
+-- spent, reserved, next expiry, whether it is new, whether it knows the lease and how that ended (E, S); nil
+-- where it is lost.
 local function cap(key, known_zero)
   local f = redis_call('HMGET', key, 's', 'r', 'n', 'L:' .. lease, 'T:' .. lease)
   if not f[1] then
@@ -64,12 +65,12 @@ local function cap(key, known_zero)
     return nil
   end
   local nearest = tonumber(f[3] or 0)
-  local held = f[4] or f[5]
+  local held, ended = f[4] or f[5], f[5] and string.sub(f[5], 1, 1)
   if nearest > 0 and nearest <= now_ms then
     local spent, reserved, later = sweep(key)
-    return spent, reserved, later, false, held
+    return spent, reserved, later, false, held, ended
   end
-  return tonumber(f[1]), tonumber(f[2]), nearest, false, held
+  return tonumber(f[1]), tonumber(f[2]), nearest, false, held, ended
 end
 
 local function sooner(a, b)
@@ -82,12 +83,12 @@ local function whole(x) return string.format('%.0f', x) end
 
 # Rules: R, amount, seconds per unit, seconds of burst; or C, amount, limit, begin and end of the period (s).
 # Returns {outcome, s, us, rule, retry (ms, -1 never), left, reset (ms), left, reset...}; outcome OK, DENIED,
-# LOST, or PERIOD where the caller's idea of the calendar is wrong.
+# LOST, SETTLED where the lease has ended, or PERIOD where the caller's idea of the calendar is wrong.
 RESERVE = Script(
     _CAP
     + """
-local answer = {'OK', time[1], time[2], 0, 0}
 local again = redis_call('GET', KEYS[1])
+local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
@@ -110,7 +111,7 @@ for i = 3, #KEYS do
   else
     local limit, begins, ends = rule[3], rule[4], rule[5]
     if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
-    local spent, reserved, nearest, fresh, held = cap(KEYS[i], known_zero)
+    local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
     if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
     if spent + reserved + amount > limit and not again and not held then
       local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
@@ -118,6 +119,7 @@ for i = 3, #KEYS do
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
       end
     end
+    if ended == 'S' then answer[1] = 'SETTLED' end
     state[i] = {spent, reserved, nearest, fresh, held}
   end
 end
@@ -155,10 +157,11 @@ return answer
 
 # KEYS caps only from the third. ARGV lease, ttl of a started lease (ms), retention (ms), ledger or epoch;
 # then per cap two: amount, limit. What is not reserved any more (expired, lost and reseeded) is reserved
-# anew, if it fits. Returns {OK, DENIED or LOST, s, us, rule}.
+# anew, if it fits. Returns {OK, DENIED, LOST or SETTLED, s, us, rule}.
 START = Script(
     _CAP
     + """
+if redis_call('GET', KEYS[1]) == 'S' then return {'SETTLED', time[1], time[2], 0} end
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
@@ -167,8 +170,9 @@ for i = 3, #KEYS do
   local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
   local amount = rules[i - 2][1]
   local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
+  if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2} end
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
-  if not f[1] and spent + reserved + amount > rules[i - 2][2] then
+  if (not f[1] or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}
@@ -215,10 +219,12 @@ for i = 3, #KEYS do
     elseif f[2] then
       charged = tonumber(string.match(f[2], '%d+'))
       covered = charged
+      -- The first settlement stands, as in the ledger.
+      if string.sub(f[2], 1, 1) == 'S' then actual = charged end
     end
     redis_call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
       'd', whole(debt + math.max(0, actual - covered)),
-      'T:' .. lease, string.format('%.0f %.0f', actual, now_ms + retention))
+      'T:' .. lease, string.format('S %.0f %.0f', actual, now_ms + retention))
     if state[i][4] then
       redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
     end

@@ -19,7 +19,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
@@ -246,6 +246,7 @@ class Cache(Generic[T]):
         Raises what compute raises; RememberedError, NotCachedError, OverloadedError, ComputeCancelledError;
         and TimeoutError after policy.max_compute. Never an error of Redis.
         """
+        _require_answerable(directives)
         work = _Work(_value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
         if directives.no_store:
             return self._count(Cached(await self._timed(work), Status.BYPASS))
@@ -269,6 +270,7 @@ class Cache(Generic[T]):
         Callers of this process share one stream; other processes wait for its end and replay it. A stream
         that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored.
         """
+        _require_answerable(directives)
         tee = Tee(self.policy.max_bytes)
 
         async def pump() -> object:
@@ -279,14 +281,14 @@ class Cache(Generic[T]):
 
         work = _Work(_stream_name(key), pump, _CHUNKS, tuple(tags), directives.no_cache, tee)
         if directives.no_store:
-            return CachedStream(produce(), self._count(Cached((), Status.BYPASS)).headers())
+            return await self._bypass(produce)
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return CachedStream.replay(found.value, found.headers())
         flight, leads = found
         if flight.tee is None or flight.tee.overflowed:
             flight.leave()
-            return CachedStream(produce(), self._count(Cached((), Status.BYPASS)).headers())
+            return await self._bypass(produce)
         place = flight.tee.join()
         try:
             while not flight.tee.begun and not flight.outcome.done():
@@ -295,7 +297,8 @@ class Cache(Generic[T]):
                 kept = flight.status is Status.MISS
                 cached = Cached((), flight.status, ttl=self.policy.fresh if kept else 0.0, stored=kept)
                 headers = self._count(_shared(cached, leads=leads)).headers()
-                return CachedStream(_read(flight, flight.tee, place), headers)
+                leave = partial(_leave, flight, flight.tee, place)
+                return CachedStream(_read(flight.tee, place, leave), headers, leave)
             # Another process computed it, or it failed before its first chunk, or it has none.
             cached = self._count(_shared(await asyncio.shield(flight.outcome), leads=leads))
         except BaseException:
@@ -305,6 +308,12 @@ class Cache(Generic[T]):
         flight.tee.part(place)
         flight.leave()
         return CachedStream.replay(() if cached.value is _UNFIT else cached.value, cached.headers())
+
+    async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
+        cached = Cached((), Status.BYPASS)
+        stream = await CachedStream.begin(produce(), cached.headers())
+        self._count(cached)
+        return stream
 
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""
@@ -388,8 +397,6 @@ class Cache(Generic[T]):
             flight = self._joinable(name)
             fallback = None
             if work.force:
-                if directives.only_if_cached:
-                    raise NotCachedError("only-if-cached and no-cache leave nothing to answer with")
                 flight = None
             elif flight is None or flight.background or directives.only_if_cached:
                 entry = await self._read(name, work.tags, work.codec)
@@ -649,6 +656,11 @@ class Cache(Generic[T]):
             quiet_until = self._clock.now() + self.policy.negative
             return replace(fallback.envelope, token=token, quiet_until=quiet_until)
         flight.outcome.set_exception(error)
+        old = None if fallback is None else fallback.envelope
+        if work.force or (
+            old is not None and old.kind is Kind.VALUE and self._clock.now() < old.created + old.life
+        ):
+            return None  # what is stored is good, or may be: a failure does not take its place
         if isinstance(error, self.policy.negative_errors) and self.policy.negative:
             body = type(error).__name__.encode()  # never its text: that may quote a request
             return Envelope(Kind.ERROR, work.codec.name, token, self._clock.now(), self.policy.negative, body)
@@ -826,19 +838,29 @@ class Cache(Generic[T]):
         return cached
 
 
+def _require_answerable(directives: Directives) -> None:
+    if directives.only_if_cached and (directives.no_cache or directives.no_store):
+        raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")
+
+
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
     if leads or cached.status is not Status.MISS:
         return cached
     return replace(cached, status=Status.COALESCED)
 
 
-async def _read(flight: Flight[Any], tee: Tee, place: object) -> AsyncIterator[bytes]:
+def _leave(flight: Flight[Any], tee: Tee, place: object) -> None:
+    """Once, however often it is called."""
+    if tee.part(place):
+        flight.leave()
+
+
+async def _read(tee: Tee, place: object, leave: Callable[[], None]) -> AsyncIterator[bytes]:
     try:
         async for chunk in tee.read(place):
             yield chunk
     finally:
-        tee.part(place)
-        flight.leave()
+        leave()
 
 
 @lru_cache(_NAMES)

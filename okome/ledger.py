@@ -14,7 +14,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
   id INTEGER PRIMARY KEY,
   at REAL NOT NULL,             -- seconds since the epoch
-  lease TEXT NOT NULL,
+  lease TEXT NOT NULL,          -- digest of its id and of all it is charged to
   event TEXT NOT NULL CHECK (event IN ('start', 'settle')),
   counter TEXT NOT NULL,        -- a cap, whom it is for (digest), the period
   amount INTEGER NOT NULL CHECK (amount >= 0),

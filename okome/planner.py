@@ -15,8 +15,9 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -170,7 +171,7 @@ class Planner:
             return _error(400, str(error))
         directives = Directives.parse(request.headers.get("cache-control"))
         if not is_deterministic(asked):
-            directives = Directives(no_store=True)  # the same question may have another answer
+            directives = replace(directives, no_store=True)  # the same question may have another answer
         job = _Job(self, chat, {"user": user, "model": chat.model})
         tags = [f"model:{chat.model}"]
         try:
@@ -231,8 +232,12 @@ class Planner:
         lease = job.decision.lease
         if lease is None:
             raise OverBudgetError(job.decision)
-        if not await self._budgets.start(lease):
-            raise OverBudgetError(Decision(Outcome.UNAVAILABLE, retry_after=1.0))
+        try:
+            if not await self._budgets.start(lease):
+                raise OverBudgetError(Decision(Outcome.UNAVAILABLE, retry_after=1.0))
+        except BaseException:  # a hang-up as well
+            self._settle(self._budgets.refund(lease))
+            raise
         return lease
 
     def tokens(self, chat: ChatRequest) -> AsyncGenerator[str, None]:
@@ -240,7 +245,10 @@ class Planner:
 
     def settle(self, lease: Lease, tokens: int) -> None:
         """In a task of its own: what was spent is charged, whoever hangs up meanwhile."""
-        task = asyncio.create_task(self._budgets.commit(lease, {"tokens": tokens}))
+        self._settle(self._budgets.commit(lease, {"tokens": tokens}))
+
+    def _settle(self, settlement: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(settlement)
         self._settlements.add(task)
         task.add_done_callback(self._settlements.discard)
 

@@ -1,7 +1,7 @@
 """Streams: forwarded chunk by chunk to any number of readers while they are kept for the cache."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Self
 
 _AHEAD = 256 * 1024  # bytes the source may be ahead of the slowest reader once nothing is kept any more
@@ -76,9 +76,12 @@ class Tee:
         self._positions[place] = 0
         return place
 
-    def part(self, place: object) -> None:
-        if self._positions.pop(place, None) is not None:
-            self.nudge()
+    def part(self, place: object) -> bool:
+        """Whether it was still taken."""
+        if self._positions.pop(place, None) is None:
+            return False
+        self.nudge()
+        return True
 
     async def read(self, place: object) -> AsyncIterator[bytes]:
         while True:
@@ -104,9 +107,32 @@ class CachedStream:
     is what lets the source stop.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        headers: dict[str, str],
+        closed: Callable[[], None] | None = None,
+    ) -> None:
+        """`closed`: called by `aclose`, for a generator that was never started does nothing when closed."""
         self._chunks = chunks
+        self._closed = closed
         self._headers = headers
+        self._first: bytes | None = None
+
+    @classmethod
+    async def begin(cls, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> Self:
+        """Once the first chunk is there: what the source raises instead is raised here, before any header is
+        out.
+        """
+        stream = cls(chunks, headers)
+        try:
+            stream._first = await anext(chunks)
+        except StopAsyncIteration:
+            pass
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
 
     @classmethod
     def replay(cls, chunks: Iterable[bytes], headers: dict[str, str]) -> Self:
@@ -120,12 +146,19 @@ class CachedStream:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         return await anext(self._chunks)
 
     async def aclose(self) -> None:
         close = getattr(self._chunks, "aclose", None)
-        if close is not None:
-            await close()
+        try:
+            if close is not None:
+                await close()
+        finally:
+            if self._closed is not None:
+                self._closed()
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -164,6 +164,49 @@ async def test_repeats_change_nothing(open_budgets: Open) -> None:
     assert (await left(budgets), await left(budgets, "requests")) == (940, 9)
 
 
+@pytest.mark.parametrize("end", ["commit", "refund"])
+@pytest.mark.parametrize("lost", ["nothing", "marker", "counter"])
+async def test_a_settled_lease_gives_no_more_work(
+    open_budgets: Open, server: RedisServer, end: str, lost: str
+) -> None:
+    """Neither by its id nor by the lease itself, whatever Redis lost meanwhile."""
+    budgets = open_budgets(TOKENS)
+    lease = await granted(budgets, {"tokens": 100}, lease="mine")
+    assert await budgets.start(lease)
+    await (budgets.commit(lease, {"tokens": 60}) if end == "commit" else budgets.refund(lease))
+    if lost != "nothing":
+        server.admin.delete(*server.matching("okome:*:lease:*"))
+    if lost == "counter":
+        server.admin.delete(*server.matching("okome:*:cap:*"))
+    assert not await budgets.start(lease)
+    again = await budgets.reserve(ANN, {"tokens": 100}, lease="mine")
+    assert (again.outcome, again.status_code, again.lease) == (Outcome.SETTLED, 409, None)
+    await budgets.commit(lease, {"tokens": 7})  # the first settlement stands
+    assert await left(budgets) == (940 if end == "commit" else 1000)
+    assert budgets.counts["already_settled"] == 2
+
+
+async def test_a_settled_rate_gives_no_more_work(open_budgets: Open) -> None:
+    budgets = open_budgets(REQUESTS)
+    await budgets.commit(await granted(budgets, {"requests": 1}, lease="mine"))
+    assert (await budgets.reserve(ANN, {"requests": 1}, lease="mine")).outcome is Outcome.SETTLED
+    assert await left(budgets, "requests") == 9
+
+
+async def test_the_same_id_for_something_else_is_another_lease(open_budgets: Open) -> None:
+    budgets = open_budgets(TOKENS)
+    small = await granted(budgets, {"tokens": 10}, lease="mine")
+    large = await granted(budgets, {"tokens": 500}, lease="mine")
+    assert (await budgets.reserve(ANN, {"tokens": 900}, lease="mine")).outcome is Outcome.DENIED
+    other = await budgets.reserve({"user": "bob"}, {"tokens": 1000}, lease="mine")
+    assert other.lease is not None
+    for lease in (small, large, other.lease):
+        assert await budgets.start(lease)
+        await budgets.commit(lease)
+    assert await left(budgets) == 490
+    assert (await budgets.reserve({"user": "bob"}, {"tokens": 1})).outcome is Outcome.DENIED
+
+
 async def test_an_expired_lease_is_refunded_unless_it_started(open_budgets: Open) -> None:
     budgets = open_budgets(TOKENS, lease_ttl=0.05, started_ttl=0.05)
     await granted(budgets, {"tokens": 300})
@@ -247,9 +290,9 @@ async def test_start_is_refused_if_the_ledger_does_not_take_it(open_budgets: Ope
     budgets = open_budgets(TOKENS)
     lease = await granted(budgets, {"tokens": 100})
     ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
-    with pytest.raises(sqlite3.Error):
-        await budgets.start(lease)
+    assert not await budgets.start(lease)
     assert await left(budgets) == 1000
+    assert budgets.counts["ledger_failed"] == 1
 
 
 async def test_the_ledger_is_append_only(ledger: Ledger, tmp_path: Path) -> None:
@@ -331,6 +374,42 @@ async def test_spent_while_redis_was_gone_is_remembered(
     own_server.start()
     assert await left(budgets) == 300
     assert budgets.counts["unsettled"] == 1
+
+
+@contextmanager
+def unreachable(server: RedisServer) -> Iterator[None]:
+    """It lives on and keeps its data, but nobody gets through to it."""
+    away = server.socket.with_suffix(".away")
+    server.admin.ping()
+    server.socket.rename(away)
+    server.admin.client_kill_filter(_type="normal", skipme=True)
+    try:
+        yield
+    finally:
+        away.rename(server.socket)
+
+
+@pytest.mark.parametrize("settled", ["committed", "cancelled"])
+async def test_spent_while_redis_was_unreachable_is_remembered(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, settled: str
+) -> None:
+    """Its counter survives with the old reservation, so nothing tells that it knows too little."""
+    budgets = open_budgets(TOKENS, redis=own_client, breaker=0)
+    lease, later = await granted(budgets, {"tokens": 10}), await granted(budgets, {"tokens": 150})
+    assert await budgets.start(lease)
+    if settled == "committed":
+        with unreachable(own_server):
+            await budgets.commit(lease, {"tokens": 900})
+    else:
+        commit = asyncio.create_task(budgets.commit(lease, {"tokens": 900}))
+        await asyncio.sleep(0)  # it has begun: the ledger is writing
+        commit.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await commit
+    assert own_server.matching("okome:*:cap:*")
+    assert not await budgets.start(later)
+    assert (await budgets.reserve(ANN, {"tokens": 900})).outcome is Outcome.DENIED
+    assert await left(budgets) == 100
 
 
 async def test_script_flush(open_budgets: Open, server: RedisServer) -> None:

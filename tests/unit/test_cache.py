@@ -321,6 +321,24 @@ async def test_a_listed_error_is_remembered_for_a_while_without_its_text(
         assert (await two.get_or_compute("k", origin)).status is Status.MISS
 
 
+async def test_a_failure_does_not_take_the_place_of_a_value(
+    open_cache: Open, origin: Origin, time: Later
+) -> None:
+    async with open_cache(fresh=10, stale=20, stale_if_error=0, negative_errors=(ValueError,)) as cache:
+        await cache.get_or_compute("k", origin)
+        await settled(cache)
+        origin.error = ValueError("down")
+        with pytest.raises(ValueError, match="down"):
+            await cache.get_or_compute("k", origin, directives=Directives(no_cache=True))
+        await settled(cache)
+        assert (await cache.get_or_compute("k", origin)).status is Status.HIT
+        time.passed += 15
+        for _ in range(2):  # the refresh in the background fails
+            assert (await cache.get_or_compute("k", origin)).status is Status.STALE
+            await settled(cache)
+        assert origin.calls == 4
+
+
 async def test_an_error_that_is_not_listed_is_not_remembered(open_cache: Open, origin: Origin) -> None:
     async with open_cache(negative_errors=(KeyError,)) as cache:
         origin.error = ValueError("once")

@@ -110,6 +110,19 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
     assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
 
 
+async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[bytes]) -> None:
+    source = Source(b"a", b"b", free=False)
+    source.permits.release()
+    async with asyncio.timeout(10):
+        one, two = await cache.stream("k", source), await cache.stream("k", source)
+        for _ in range(2):
+            await one.aclose()
+        assert source.closed == 0
+        await two.aclose()
+        await settled(cache)
+    assert source.closed == 1
+
+
 async def test_a_stream_that_breaks_is_delivered_so_far_and_never_stored(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b")
     source.error = ConnectionResetError("gone")
@@ -127,6 +140,24 @@ async def test_an_error_before_the_first_chunk_is_raised_at_once(cache: Cache[by
     source.error = ValueError("refused")
     with pytest.raises(ValueError, match="refused"):
         await cache.stream("k", source)
+
+
+@pytest.mark.parametrize("why", ["no-store", "too large to join"])
+async def test_an_error_before_the_first_chunk_of_a_bypass_is_raised_at_once(
+    cache: Cache[bytes], why: str
+) -> None:
+    """While the caller can still answer with its status."""
+    refused = Source()
+    refused.error = ValueError("refused")
+    large = await cache.stream("k", Source(*[bytes(5_000)] * 100))
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await anext(large)
+    with pytest.raises(ValueError, match="refused"):
+        await cache.stream("k", refused, directives=Directives(no_store=why == "no-store"))
+    assert refused.closed == refused.calls == 1
+    assert cache.counts["bypass"] == 0
+    await large.aclose()
 
 
 async def test_what_is_not_complete_is_not_stored(cache: Cache[bytes]) -> None:

@@ -1,11 +1,13 @@
 """The example planner as it is run: its own process, its command line, a real Redis, HTTP over loopback."""
 
+import asyncio
 import json
 import os
 import re
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,8 +17,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
-from okome.planner import DONE, main
+from okome.budget import Budgets, Lease
+from okome.cache import Cache
+from okome.envelope import Bytes
+from okome.ledger import Ledger
+from okome.planner import (
+    DONE,
+    ChatRequest,
+    GpuStandIn,
+    Message,
+    OverBudgetError,
+    Planner,
+    _Job,
+    default_rules,
+    main,
+)
 from tests.unit.redis_server import RedisServer
 
 QUESTION = {
@@ -25,6 +42,9 @@ QUESTION = {
     "temperature": 0,
     "max_tokens": 5,
 }
+
+
+SUBJECT = {"user": "ann", "model": "m"}
 
 
 def free_port() -> int:
@@ -180,6 +200,61 @@ def test_over_budget_is_429_and_says_when(planner: httpx.Client) -> None:
     assert ask(planner, {"Authorization": "Bearer another"}, max_tokens=91).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_over_budget_is_429_for_what_is_never_cached_too(planner: httpx.Client, stream: bool) -> None:
+    allowed = ask(planner, stream=stream, temperature=0.7, max_tokens=90)
+    assert (allowed.status_code, allowed.headers["X-OKOME-Cache"]) == (200, "BYPASS")
+    assert allowed.headers["x-ratelimit-limit-tokens"] == "100"
+    denied = ask(planner, stream=stream, temperature=0.7, max_tokens=91)
+    assert denied.status_code == 429
+    assert '"tokens-per-day";r=' in denied.headers["RateLimit"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", ["hang-up", "lost meanwhile"])
+async def test_what_did_not_start_costs_nothing(
+    redis: Redis, server: RedisServer, tmp_path: Path, why: str
+) -> None:
+    class Unlucky(Budgets):
+        """Redis loses the counters between the two calls, and another takes all there is."""
+
+        async def start(self, lease: Lease) -> bool:
+            server.admin.delete(*server.matching("okome:*:cap:*"))
+            other = (await self.reserve(SUBJECT, {"tokens": 100})).lease
+            assert other is not None
+            assert await super().start(other)
+            return await super().start(lease)
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    kind = Budgets if why == "hang-up" else Unlucky
+    budgets = kind(redis, rules=default_rules(10, 100), ledger=ledger, redis_timeout=30)
+    planner = Planner(Cache(redis, namespace="n", codec=Bytes()), budgets, GpuStandIn())
+    chat = ChatRequest("m", [Message("user", "hello")])
+    job = _Job(planner, chat, SUBJECT)
+    admission = planner.admit(job)
+    if why == "hang-up":
+        writer = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(admission)
+        for _ in range(2000):
+            await asyncio.sleep(0.01)
+            if job.decision is not None:  # reserved: now the start waits for the ledger
+                break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        writer.close()
+    else:
+        with pytest.raises(OverBudgetError):
+            await admission
+    assert len(planner._settlements) == 1
+    await asyncio.wait_for(asyncio.gather(*planner._settlements), 20)
+    quotas = (await budgets.reserve(SUBJECT, {"requests": 0, "tokens": 0})).quotas
+    assert [quota.remaining for quota in quotas] == [10, 100 if why == "hang-up" else 0]
+    await budgets.aclose()
+    ledger.close()
+
+
 def test_another_api_key_has_another_cache(planner: httpx.Client) -> None:
     ask(planner, {"Authorization": "Bearer one"})
     assert ask(planner, {"Authorization": "Bearer two"}).headers["X-OKOME-Cache"] == "MISS"
@@ -193,6 +268,11 @@ def test_what_is_not_deterministic_is_not_cached(planner: httpx.Client) -> None:
 
 def test_directives(planner: httpx.Client) -> None:
     assert ask(planner, {"Cache-Control": "only-if-cached"}).status_code == 504
+    for stream in (False, True):
+        never = {"Cache-Control": "only-if-cached, no-store"}
+        assert ask(planner, never, stream=stream).status_code == 504
+        anew = {"Cache-Control": "only-if-cached"}
+        assert ask(planner, anew, stream=stream, temperature=0.7).status_code == 504
     assert ask(planner, {"Cache-Control": "no-store"}).headers["X-OKOME-Cache"] == "BYPASS"
     assert ask(planner, {"Cache-Control": "no-cache"}).headers["X-OKOME-Cache"] == "MISS"
 
