@@ -153,7 +153,12 @@ async def test_fifty_readers_of_one_tick_are_two_reads(
 
 async def test_fifty_misses_in_a_process_are_one_compute(open_cache: Open, origin: Origin) -> None:
     async with open_cache() as cache:
-        found = await asyncio.gather(*(cache.get_or_compute("k", origin) for _ in range(50)))
+        origin.release.clear()  # until all have asked, however busy the machine is
+        asking = [asyncio.create_task(cache.get_or_compute("k", origin)) for _ in range(50)]
+        await origin.started.wait()
+        await asyncio.sleep(0.3)
+        origin.release.set()
+        found = await asyncio.gather(*asking)
     assert origin.calls == 1
     assert sorted(cached.status for cached in found) == [Status.COALESCED] * 49 + [Status.MISS]
     collapsed = next(cached for cached in found if cached.status is Status.COALESCED)
