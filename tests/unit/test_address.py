@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from operations.address import (
     END,
     GUARD_FILES,
     SOURCES,
+    AddressError,
     Change,
+    Move,
     Wanted,
     change,
     dhcpcd_file,
@@ -214,6 +217,18 @@ def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
         for wrong in ({}, {path: files[path] | {"sha256": "else"}}, {path: files[path] | {"mode": "600"}}):
             rest = {other: state for other, state in files.items() if other != path}
             assert not guarded(moved(TARGET, files=rest | wrong, guard_enabled=True))
+
+
+def test_another_machine_at_the_new_address_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    move: Any = object.__new__(Move)
+    move.connector = SimpleNamespace(client=None, data={})
+    move.host = SimpleNamespace(disconnect=lambda: None, connect=lambda **_: None)
+    move.keys = {("ssh-ed25519", b"this node's")}
+    monkeypatch.setattr(Move, "remote_key", lambda _: ("ssh-ed25519", b"this node's"))
+    move.connect("192.168.86.19")
+    monkeypatch.setattr(Move, "remote_key", lambda _: ("ssh-ed25519", b"a stranger's"))
+    with pytest.raises(AddressError, match=r"another machine answers at 192\.168\.86\.19"):
+        move.connect("192.168.86.19")
 
 
 # What a human may have typed into dhcpcd.conf, our own marks in odd places included.
