@@ -47,6 +47,7 @@ _TOKEN = slice(TOKEN_AT, TOKEN_AT + TOKEN_BYTES)
 _NAMES = 4096  # of keys whose digests are kept
 _LONGEST_DRAW = 37.0  # -log of the smallest 1 - uniform() there is, 2^-53, rounded up
 _PASS_FOR = 60.0  # s for which a key is known to be too large
+_VALUE, _HIT = Kind.VALUE, Status.HIT  # to look up a member costs an enum as much as decoding does a value
 _COUNTED = {status: status.value.lower() for status in Status}
 _OVERSIZE, _UNFIT = object(), object()  # in place of a stream that grew too large, that is not complete
 
@@ -402,15 +403,15 @@ class Cache(Generic[T]):
             elif flight is None or flight.background or directives.only_if_cached:
                 entry = await self._read(name, work.tags, work.codec)
                 if entry is not None:
-                    if entry.envelope.kind is Kind.ERROR:
-                        self.counts["negative"] += 1
-                        raise RememberedError(_text(entry.envelope.body))
                     now = self._clock.now()
                     cached = _classify(entry, now)
                     if cached is not None:
                         if self._due(entry, cached, now):
                             self._refresh(work, entry)
                         return self._count(cached)
+                    if entry.envelope.kind is Kind.ERROR:
+                        self.counts["negative"] += 1
+                        raise RememberedError(_text(entry.envelope.body))
                     fallback = entry
                 if directives.only_if_cached:
                     raise NotCachedError("only-if-cached, and it is not")
@@ -472,7 +473,7 @@ class Cache(Generic[T]):
             return None
         if envelope.tags and await self._invalidated(envelope, known):
             return None
-        if envelope.kind is not Kind.VALUE:
+        if envelope.kind is not _VALUE:
             return _Entry(envelope, None) if self._clock.now() < envelope.created + envelope.life else None
         try:
             return _Entry(envelope, codec.decode(envelope.body))
@@ -490,7 +491,7 @@ class Cache(Generic[T]):
     def _due(self, entry: _Entry, cached: Cached[Any], now: float) -> bool:
         """Whether to compute anew now: stale, or nearly so and drawn by lot (XFetch)."""
         envelope = entry.envelope
-        if cached.status is Status.STALE:
+        if cached.ttl <= 0:
             return now >= envelope.quiet_until
         reach = envelope.compute * self.policy.beta
         if reach * _LONGEST_DRAW < cached.ttl or reach * -math.log(1.0 - self._uniform()) < cached.ttl:
@@ -839,12 +840,14 @@ def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
 def _classify(entry: _Entry, now: float) -> Cached[Any] | None:
     """Fresh, stale but usable now, or (None) only of use should computing fail, or no value at all."""
     envelope = entry.envelope
-    if envelope.kind is not Kind.VALUE:
+    if envelope.kind is not _VALUE:
         return None
-    age = max(0.0, now - envelope.created)
+    age = now - envelope.created
+    if age < 0:
+        age = 0.0
     ttl = envelope.fresh - age
     if ttl > 0:
-        return Cached(entry.value, Status.HIT, age, ttl)
+        return Cached(entry.value, _HIT, age, ttl)
     if -ttl < envelope.stale or now < envelope.quiet_until:
         return Cached(entry.value, Status.STALE, age, ttl)
     return None

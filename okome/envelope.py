@@ -150,16 +150,16 @@ def unpack(data: bytes, codec: str) -> Envelope | None:
     ) = _HEADER.unpack_from(data)
     if magic != MAGIC or codec_id != _codec_id(codec) or not 1 <= kind <= len(_KINDS):
         return None
-    start = _HEADER.size + tag_bytes
-    body = data[start:]
-    if zlib.crc32(body, zlib.crc32(data[_HEAD.size : start])) != checksum:
+    if zlib.crc32(data[_HEAD.size :]) != checksum:
         return None
+    start = _HEADER.size + tag_bytes
     tags: dict[str, bytes] = {}
     if tag_bytes:
         try:
             tags = _TAGS_DECODER.decode(data[_HEADER.size : start])
         except msgspec.DecodeError:
             return None
+    body = data[start:]
     if compressed:
         try:
             if zstandard.frame_content_size(body) > MAX_BYTES:
