@@ -17,6 +17,15 @@ MARK = "# Managed by the okome repository"
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
+# What a restart would wait for, while it refuses everybody else. An nginx that does not answer this is not ours yet.
+OPEN_REQUESTS = r"""
+exec 2>/dev/null python3 -I -c '
+import re, urllib.request
+with urllib.request.urlopen("http://127.0.0.1/okome/status", timeout=5) as answer:
+    others = int(re.search(rb"Writing: (\d+)", answer.read())[1]) - 1
+print(f"open requests: {others}" if others else "")
+'
+"""
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-cache.conf"),
