@@ -36,7 +36,8 @@ cache_inactive = "7d"  # nginx's default of 10 minutes would evict what an outag
 unstated_freshness_s = 1
 
 # -- TLS
-# The path of a certificate chain on the node, NAME.pem, turns TLS on; its key is NAME.key beside it.
+# The path of a certificate chain on the node, NAME.pem, turns TLS on; its key is NAME.key beside it. After a
+# renewal: the deploy, which sees that it is another one, or `systemctl reload nginx`.
 # Empty: plain HTTP, which is the LAN's default.
 tls_certificate = ""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
+from pyinfra.facts.files import Sha256File
 from pyinfra.operations import server
 
 from facts.machine import Machine
@@ -89,7 +90,9 @@ def backend() -> None:
 def frontend() -> None:
     """nginx: one site in front of the orchestrator, its cache, its logs."""
     suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
-    nginx = nginx_config(suite, host.name.upper(), host_data())
+    tls = host.data.tls_certificate
+    certificate = host.get_fact(Sha256File, path=tls) if tls else None
+    nginx = nginx_config(suite, host.name.upper(), host_data(), certificate)
     found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
     old, aside = giving_way(found, nginx, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)

@@ -45,8 +45,13 @@ FILES = (
 )
 
 
-def nginx_config(suite: str, node: str, data: Mapping[str, object]) -> ConfigSet:
-    """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's."""
+def nginx_config(
+    suite: str, node: str, data: Mapping[str, object], certificate: str | None = None
+) -> ConfigSet:
+    """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's.
+
+    `certificate` is the SHA-256 of the file that `tls_certificate` names, None if there is none.
+    """
     version = VERSIONS[suite]
     address = ipaddress.ip_interface(f"{data['address']}/{data['lan_prefix_length']}")
     names = data["server_names"]
@@ -65,6 +70,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, object]) -> ConfigSet
             # nginx's CHANGES: 1.23.0 joins repeated header lines, 1.25.1 has the directive `http2`.
             "nginx_joins_vary": version >= (1, 23),
             "nginx_http2_on_listen": version < (1, 25, 1),
+            "tls_certificate_sha256": certificate or "",
             "tls_certificate_key": str(data["tls_certificate"]).removesuffix(".pem") + ".key",
         },
     )

@@ -38,6 +38,19 @@ def test_naive_configuration_falls_into(trap: Trap) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
+def test_what_must_not_be_stale_is_not_served_in_an_outage(suite: str) -> None:
+    with Box(suite) as box:
+        box.start()
+        for directive in ("must-revalidate", "Proxy-Revalidate"):
+            path = f"/assets/own/{directive}?h=Cache-Control:public,%20max-age=1,%20{directive}"
+            box.origin(mode="up")
+            assert box.client.ask(path).status == 200
+            time.sleep(2.1)
+            box.origin(mode="down")
+            assert box.client.ask(path).status == 503
+
+
+@pytest.mark.parametrize("suite", SUITES)
 def test_the_log_knows_calls_without_a_status_and_what_was_asked(suite: str) -> None:
     """A call that hangs while its worker ends gets no status; a page for people is a rewrite."""
     with Box(suite, drain_timeout_s=1) as box:
