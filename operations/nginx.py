@@ -18,6 +18,7 @@ MARK = "# Managed by the okome repository"
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
 # What a restart would wait for, while it refuses everybody else. An nginx that does not answer this is not ours yet.
+# (A worker that crashed leaves its requests in nginx's count. Then it takes `systemctl restart nginx` by hand.)
 OPEN_REQUESTS = r"""
 exec 2>/dev/null python3 -I -c '
 import re, urllib.request
