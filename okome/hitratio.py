@@ -82,12 +82,15 @@ class Totals:
                 self.locations[location] = count + Count(misses=1, miss_bytes=size)
 
 
-def identity(log: BinaryIO) -> str:
-    """Device, inode and first line: an inode is used again as soon as a rotated file was compressed."""
+def identity(log: BinaryIO) -> str | None:
+    """Device, inode and first line: an inode is used again as soon as a rotated file was compressed. None while
+    there is no whole line, and so nothing to count."""
     found = os.fstat(log.fileno())
     log.seek(0)
-    first = hashlib.sha256(log.readline()).hexdigest()[:16]
-    return f"{found.st_dev}:{found.st_ino}:{first}"
+    first = log.readline()
+    if not first.endswith(b"\n"):
+        return None
+    return f"{found.st_dev}:{found.st_ino}:{hashlib.sha256(first).hexdigest()[:16]}"
 
 
 def read(log: BinaryIO, key: str, totals: Totals) -> None:
@@ -117,7 +120,8 @@ def update(log: Path, totals: Totals) -> None:
         for path in (log, log.with_name(f"{log.name}.1")):
             with contextlib.suppress(FileNotFoundError):
                 opened = stack.enter_context(path.open("rb"))
-                found[identity(opened)] = opened
+                if key := identity(opened):
+                    found[key] = opened
         totals.offsets = {key: offset for key, offset in totals.offsets.items() if key in found}
         for key, file in reversed(found.items()):
             read(file, key, totals)

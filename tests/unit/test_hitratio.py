@@ -89,7 +89,7 @@ def test_a_rotation_between_the_two_files_loses_nothing(log: Path, monkeypatch: 
         more.write(line())
     plain = hitratio.identity
 
-    def and_then_it_rotates(file: BinaryIO) -> str:
+    def and_then_it_rotates(file: BinaryIO) -> str | None:
         patch.undo()
         rotate(log)
         return plain(file)
@@ -120,6 +120,24 @@ def test_a_line_that_is_being_written_waits(log: Path) -> None:
     totals = run(log)
     assert totals.locations["/assets/"].hits == 2
     assert totals.unreadable == 0
+
+
+def test_a_first_line_that_ends_in_the_wrong_moment_is_counted_once(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write_text(line()[:20])
+    plain = hitratio.identity
+
+    def and_then_it_ends(file: BinaryIO) -> str | None:
+        found = plain(file)
+        log.write_text(line())
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hitratio, "identity", and_then_it_ends)
+        run(log)
+    run(log)
+    assert run(log).locations["/assets/"].hits == 1
 
 
 def test_a_truncated_log_is_read_from_its_beginning(log: Path) -> None:
