@@ -433,7 +433,7 @@ class Budgets:
     ) -> Decision:
         if outcome == b"LOST":
             self.counts["state_lost"] += 1
-            return Decision(Outcome.STATE_LOST, rule=charges[rule - 1].rule.name)
+            return Decision(Outcome.STATE_LOST, retry_after=1.0, rule=charges[rule - 1].rule.name)
         quotas = tuple(
             _quota(charge, remaining, reset / 1000)
             for charge, remaining, reset in zip(charges, left[::2], left[1::2], strict=True)

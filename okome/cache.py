@@ -381,7 +381,9 @@ class Cache(Generic[T]):
 
     def _forget(self, name: str) -> None:
         """Who comes from now on does not join what began before; who waits already still gets that."""
-        self._flights.pop(name, None)
+        flight = self._flights.pop(name, None)
+        if flight is not None:
+            flight.stop_unless_wanted()
 
     def _forget_tag(self, tag: str) -> None:
         for name in [name for name, flight in self._flights.items() if tag in flight.tags]:
@@ -433,7 +435,8 @@ class Cache(Generic[T]):
     def _flight(self, work: _Work, *, background: bool = False) -> _AnyFlight:
         return Flight(
             [digest(tag) for tag in work.tags],
-            lambda: work.name in self._looking,
+            # Who is looking joins the flight of that name, not one that was forgotten or replaced.
+            lambda flight: work.name in self._looking and self._flights.get(work.name) is flight,
             background=background,
             tee=work.tee,
         )
@@ -518,6 +521,7 @@ class Cache(Generic[T]):
             self._launch(self._flight(work, background=True), work, entry)
 
     def _launch(self, flight: _AnyFlight, work: _Work, fallback: _Entry | None) -> None:
+        self._forget(work.name)
         self._flights[work.name] = flight
         flight.task = self._spawn(self._fly(flight, work, fallback))
 
@@ -548,6 +552,7 @@ class Cache(Generic[T]):
         waited_until = self._clock.monotonic() + self.policy.max_compute
         waited = False
         while True:
+            _require_wanted()
             event = self._wakes.arm(message)
             try:
                 if self._breaker.open:
@@ -600,6 +605,7 @@ class Cache(Generic[T]):
 
     def _land(self, flight: _AnyFlight, entry: _Entry, *, waited: bool) -> bool:
         """Deliver what another process stored. False if it is of no use."""
+        _require_wanted()
         if entry.envelope.kind is Kind.ERROR:
             self.counts["negative"] += 1
             flight.outcome.set_exception(RememberedError(_text(entry.envelope.body)))
@@ -750,7 +756,7 @@ class Cache(Generic[T]):
         self, work: _Work, token: bytes, seen: bytes
     ) -> tuple[bytes, Any, dict[str, bytes | None]]:
         """Read again, or take the lock, or learn how long it is taken for. Raises what UNAVAILABLE lists."""
-        sent = self._clock.monotonic()
+        sent, cancellations = self._clock.monotonic(), _cancellations()
         policy, tell_time = self.policy, int(not self._clock.known)
         arguments = (token, _ms(policy.lock_ttl), seen, int(work.force), self._tag_ttl, tell_time)
         try:
@@ -761,7 +767,8 @@ class Cache(Generic[T]):
                     *arguments,
                     *(os.urandom(8) for _ in work.tags),
                 )
-        except asyncio.CancelledError:
+                _require_wanted(cancellations)
+        except (asyncio.CancelledError, *UNAVAILABLE):
             self._spawn(self._release(work, token))  # the lock may be ours without our knowing
             raise
         if seconds:
@@ -841,6 +848,19 @@ class Cache(Generic[T]):
 def _require_answerable(directives: Directives) -> None:
     if directives.only_if_cached and (directives.no_cache or directives.no_store):
         raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _require_wanted(before: int = 0) -> None:
+    """Raise the cancellation that this task was sent and that redis-py lost: Python 3.11's wait_for, in which it
+    sends, forgets one that comes when the command is out already.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
