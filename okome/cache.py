@@ -18,16 +18,16 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from redis.exceptions import ResponseError
 
 from okome import scripts
-from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal, require_bytes
 from okome.envelope import MAX_BYTES, TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, Msgpack, unpack
 from okome.flight import Flight
 from okome.headers import Directives, Status, cache_headers
@@ -98,7 +98,9 @@ class CachePolicy:
     max_bytes: int = MAX_BYTES
     """Encoded; what is larger is passed through and counted."""
     degraded_computes: int = 8
-    """Computations at the same time while Redis is gone."""
+    """Computations at the same time while Redis is gone, those that are not to be cached included."""
+    degraded_wait: float = 5.0
+    """How long one waits for its turn then: OverloadedError."""
     redis_timeout: float = 1.0
     """For each call to Redis."""
     write_timeout: float = 1.0
@@ -110,7 +112,7 @@ class CachePolicy:
         for name in ("fresh", "lock_ttl", "max_compute", "poll", "redis_timeout", "write_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a positive number of seconds, not {getattr(self, name)}")
-        for name in ("stale", "stale_if_error", "negative", "beta", "breaker"):
+        for name in ("stale", "stale_if_error", "negative", "beta", "degraded_wait", "breaker"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is not negative: {getattr(self, name)}")
         if not 0 < self.max_bytes <= MAX_BYTES:
@@ -249,7 +251,7 @@ class Cache(Generic[T]):
         _require_answerable(directives)
         work = _Work(_value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
         if directives.no_store:
-            return self._count(Cached(await self._timed(work), Status.BYPASS))
+            return self._count(Cached(await self._uncached(work), Status.BYPASS))
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return found
@@ -261,14 +263,17 @@ class Cache(Generic[T]):
         key: str,
         produce: Callable[[], AsyncIterator[bytes]],
         *,
+        complete: Callable[[Sequence[bytes]], bool],
         tags: Collection[str] = (),
         directives: Directives = _NO_DIRECTIVES,
-        complete: Callable[[Sequence[bytes]], bool] = bool,
     ) -> CachedStream:
         """The chunks of produce(), forwarded as they come and stored at the end, or replayed chunk by chunk.
 
         Callers of this process share one stream; other processes wait for its end and replay it. A stream
         that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored.
+
+        `complete` looks for the mark that only a whole stream ends with, such as the last event of SSE: a source
+        that breaks off often just ends, without an error. So there is no default that would be safe.
         """
         _require_answerable(directives)
         tee = Tee(self.policy.max_bytes)
@@ -311,7 +316,8 @@ class Cache(Generic[T]):
 
     async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
         cached = Cached((), Status.BYPASS)
-        stream = await CachedStream.begin(produce(), cached.headers())
+        chunks = self._limited(produce()) if self._gone else produce()
+        stream = await CachedStream.begin(chunks, cached.headers())
         self._count(cached)
         return stream
 
@@ -543,7 +549,7 @@ class Cache(Generic[T]):
         """Sets the flight's outcome: another's value, or our own."""
         if fallback is not None and fallback.envelope.kind is Kind.PASS:
             flight.status = Status.BYPASS
-            flight.outcome.set_result(Cached(await self._timed(work), Status.BYPASS))
+            flight.outcome.set_result(Cached(await self._uncached(work), Status.BYPASS))
             return None
         self._wakes.start()
         token = os.urandom(TOKEN_BYTES)
@@ -690,12 +696,8 @@ class Cache(Generic[T]):
             return
         flight.status = Status.DEGRADED
         try:
-            async with asyncio.timeout(self.policy.max_compute):
-                await self._degraded_slots.acquire()
-        except TimeoutError:
-            raise OverloadedError("Redis is gone and too many computations are under way") from None
-        try:
-            value = await self._timed(work)
+            async with self._slot():
+                value = await self._timed(work)
         except Exception:
             stale = self._instead(fallback, work)
             if stale is None:
@@ -703,8 +705,40 @@ class Cache(Generic[T]):
             flight.outcome.set_result(stale)
         else:
             flight.outcome.set_result(Cached(value, Status.DEGRADED))
+
+    @property
+    def _gone(self) -> bool:
+        return self._breaker.open or self._wakes.lost
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the computations that may be under way while Redis is gone. Raises OverloadedError."""
+        try:
+            async with asyncio.timeout(self.policy.degraded_wait):
+                await self._degraded_slots.acquire()
+        except TimeoutError:
+            raise OverloadedError("Redis is gone and too many computations are under way") from None
+        try:
+            yield
         finally:
             self._degraded_slots.release()
+
+    async def _uncached(self, work: _Work) -> Any:
+        """Compute what is not to be stored."""
+        if not self._gone:
+            return await self._timed(work)
+        async with self._slot():
+            return await self._timed(work)
+
+    async def _limited(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async with self._slot():
+                async for chunk in source:
+                    yield chunk
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _timed(self, work: _Work) -> Any:
         self.counts["computes"] += 1
@@ -808,8 +842,8 @@ class Cache(Generic[T]):
                 )
         except UNAVAILABLE as error:
             self.counts["store_failed"] += 1
-            if not isinstance(error, ResponseError):
-                self._unavailable(error)
+            self._unavailable(error)
+            await self._release(work, envelope.token)  # or others wait until it ends by itself
             return False
         self.counts["stored" if stored == 1 else "lost"] += 1
         return bool(stored == 1)
@@ -831,7 +865,7 @@ class Cache(Generic[T]):
         return [self._key("v", name), self._key("l", name), *(self._key("t", digest(tag)) for tag in tags)]
 
     def _unavailable(self, error: BaseException) -> None:
-        self.counts["unavailable"] += 1
+        self.counts["refused" if is_refusal(error) else "unavailable"] += 1
         self._breaker.trip(error)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
