@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal, Self
 
 import msgspec
@@ -42,7 +43,13 @@ log = logging.getLogger(__name__)
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
 _digest = lru_cache(4096)(digest)
 _PACK = msgspec.msgpack.Encoder().encode
-_REFUSALS = {b"DENIED": "denied", b"LOST": "state_lost", b"SETTLED": "already_settled"}  # of a start
+_REFUSALS = {  # of a start
+    b"DENIED": "denied",
+    b"LOST": "state_lost",
+    b"SETTLED": "already_settled",
+    b"UNAVAILABLE": "unavailable",
+}
+_DROPPED = 1000  # counters at a time
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
 
@@ -234,10 +241,10 @@ class Budgets:
         self._breaker = Breaker(breaker, self._clock.monotonic)
         self._local: dict[str, float] = {}  # theoretical arrival times, monotonic
         self._checked = False
-        # Of caps that Redis knows too little of: what was settled did not reach it. No more than there were
-        # leases when it went away, for without it nobody gets one.
+        # Of caps that Redis knows too little of: what was settled did not reach it, or may not have before we
+        # began. Afterwards no more than there were leases when it went away: without it nobody gets one.
         self._stale: set[str] = set()
-        self._dropping = asyncio.Lock()
+        self._checking, self._dropping = asyncio.Lock(), asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.check()
@@ -251,22 +258,44 @@ class Budgets:
         await self._line.aclose()
 
     async def check(self) -> None:
-        """Raises EvictingServerError. An unreachable server is asked again before the first hard decision."""
-        if self._ledger is None and any(isinstance(rule, Cap) for rule in self._rules):
+        """Raises EvictingServerError; sqlite3.Error if the ledger can't be read. An unreachable server is asked
+        again before the first decision.
+
+        A process that ended may have settled what Redis never heard of. So every counter that the ledger knows
+        is built anew from it, when it is first asked for.
+        """
+        async with self._checking:
+            if self._checked or not any(isinstance(rule, Cap) for rule in self._rules):
+                self._checked = True
+                return
             try:
-                async with asyncio.timeout(self._timeout):
-                    memory = await self._redis.info("memory")
-            except ResponseError:
-                memory = {}
+                if self._ledger is None:
+                    await self._require_no_eviction()
+                else:
+                    await self._clock.sync(self._line, self._timeout)
+                    self._stale.update(await self._current(self._ledger))
             except UNAVAILABLE as error:
                 self._breaker.trip(error)
-                return
-            policy = memory.get("maxmemory_policy", "not told")
-            if policy != "noeviction":
-                raise EvictingServerError(
-                    f"hard caps need a ledger on a server that may evict them (maxmemory-policy: {policy})"
-                )
-        self._checked = True
+            else:
+                self._checked = True
+
+    async def _require_no_eviction(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                memory = await self._redis.info("memory")
+        except ResponseError:
+            memory = {}
+        policy = memory.get("maxmemory_policy", "not told")
+        if policy != "noeviction":
+            raise EvictingServerError(
+                f"hard caps need a ledger on a server that may evict them (maxmemory-policy: {policy})"
+            )
+
+    async def _current(self, ledger: Ledger) -> list[str]:
+        """The ledger's counters whose period is not over."""
+        now = self._clock.now()
+        ends = tuple(f":{period}-{period.around(now)[0]}" for period in Period)
+        return [key for key in await ledger.counters(self._key("cap", "") + ":") if key.endswith(ends)]
 
     async def initialise(self) -> None:
         """Without a ledger: declare that nothing has been spent yet, once for the life of the server's data.
@@ -288,16 +317,19 @@ class Budgets:
         and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
         ledger; ValueError for a missing dimension or a bad amount, EvictingServerError as `check` does.
         """
-        if not self._checked:
-            await self.check()
-        identity = lease or uuid.uuid4().hex
-        now = self._clock.now() if self._clock.known else None
-        if not self._breaker.open:
+        if not self._checked and not self._breaker.open:
             try:
-                if now is None:
+                await self.check()
+            except sqlite3.Error:
+                self.counts["ledger_failed"] += 1
+                log.exception("the ledger could not be read: nothing is decided without it")
+                return Decision(Outcome.STATE_LOST, retry_after=1.0)
+        identity = lease or uuid.uuid4().hex
+        if self._checked and not self._breaker.open:
+            try:
+                if not self._clock.known:
                     await self._clock.sync(self._line, self._timeout)
-                if self._stale:
-                    await self._drop_stale()
+                await self._drop_stale()
                 for _ in range(3 + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)
@@ -315,36 +347,48 @@ class Budgets:
         ledger.
 
         False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
-        can't be recorded: then don't work.
+        can't be recorded: then don't work. With a ledger the lease has been refunded then.
+
+        The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed between
+        the two is charged for what may have begun, at most.
         """
         charges = self._caps(lease)
         if lease.local or not charges:
             return True
         mark = _mark(lease.id, lease.charges)
+        nothing = {charge.rule.unit: 0 for charge in lease.charges}
+        if self._ledger is not None:
+            try:
+                await self._ledger.start(mark, _entries(charges), self._clock.now())
+            except sqlite3.Error:
+                self.counts["ledger_failed"] += 1
+                log.exception("the ledger did not take a start: the work is refused")
+                await self._settle_in_redis(lease, nothing)
+                return False
         try:
-            if self._stale:
-                await self._drop_stale()
-            for _ in range(1 + len(charges)):
-                arguments = [[charge.amount, charge.rule.limit] for charge in charges]
-                outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
-                if outcome == b"LOST" and await self._reseed(charges[rule - 1]):
-                    continue
-                if outcome != b"OK":
-                    self.counts[_REFUSALS[outcome]] += 1
-                    return False
-                if self._ledger is not None:
-                    await self._ledger.start(mark, _entries(charges), self._clock.now())
-                return True
+            outcome = await self._start(mark, charges)
         except UNAVAILABLE as error:
             self._breaker.trip(error)
-        except sqlite3.Error:
-            self.counts["ledger_failed"] += 1
-            log.exception("the ledger did not take a start: the work is refused")
-            # By Redis alone: the ledger knows nothing of this lease.
-            await self._settle_in_redis(lease, {charge.rule.unit: 0 for charge in lease.charges})
-            return False
-        self.counts["unavailable"] += 1
+            outcome = b"UNAVAILABLE"
+        if outcome == b"OK":
+            return True
+        self.counts[_REFUSALS[outcome]] += 1
+        if self._ledger is not None and outcome != b"SETTLED":
+            try:
+                await self._settle(lease, nothing)
+            except sqlite3.Error:
+                log.exception("the ledger did not take a refund: what did not begin is charged")
         return False
+
+    async def _start(self, mark: str, charges: Sequence[_Charge]) -> bytes:
+        await self._drop_stale()
+        arguments = [[charge.amount, charge.rule.limit] for charge in charges]
+        for _ in range(1 + len(charges)):
+            outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
+            # Without this lease, or it would be there already, whether it fits or not.
+            if outcome != b"LOST" or not await self._reseed(charges[rule - 1], without=mark):
+                break
+        return outcome
 
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """What it did cost, by unit; units not named cost what was reserved. Above the estimate is debt: it
@@ -524,14 +568,20 @@ class Budgets:
         return False
 
     async def _drop_stale(self) -> None:
-        """Counters that survived an outage know less than the ledger: without them they are rebuilt from it."""
+        """Counters that know less than the ledger: without them they are rebuilt from it."""
+        if not self._stale and not self._dropping.locked():
+            return
         async with asyncio.timeout(self._timeout), self._dropping:
-            keys = tuple(self._stale)
-            if keys:
-                await self._redis.delete(*keys)
+            while self._stale:
+                keys = tuple(islice(self._stale, _DROPPED))
                 self._stale.difference_update(keys)
+                try:
+                    await self._redis.delete(*keys)
+                except BaseException:
+                    self._stale.update(keys)
+                    raise
 
-    async def _reseed(self, charge: _Charge) -> bool:
+    async def _reseed(self, charge: _Charge, *, without: str = "") -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
         if self._ledger is None:
             return False
@@ -545,6 +595,8 @@ class Budgets:
         fields: list[str | int] = ["d", 0]
         reserved, expiries = 0, [0]
         for lease, amount, at in account.open:
+            if lease == without:
+                continue
             expiry = int(at * 1000) + self._started_ms
             fields += [f"L:{lease}", f"S {amount} {expiry}"]
             reserved += amount
