@@ -11,6 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -124,6 +126,18 @@ class RedisServer:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """It lives on and keeps its data, but nobody gets through to it."""
+        away = self.socket.with_suffix(".away")
+        self.admin.ping()
+        self.socket.rename(away)
+        self.admin.client_kill_filter(_type="normal", skipme=True)
+        try:
+            yield
+        finally:
+            away.rename(self.socket)
+
     def calls(self) -> dict[str, int]:
         """How often each command was called since the last `forget_calls`, those within scripts included."""
         stats: dict[str, dict[str, Any]] = self.admin.info("commandstats")
@@ -138,6 +152,11 @@ class RedisServer:
     def value(self, key: bytes) -> bytes:
         """As Redis would dump it, whatever its type."""
         return bytes(self.admin.dump(key) or b"")
+
+    def text(self, key: str, field: str) -> str:
+        """Of a hash; empty if it is not there."""
+        value = self.admin.hget(key, field) or b""
+        return value if isinstance(value, str) else value.decode()
 
     def denied(self) -> list[Any]:
         """What the ACL refused."""

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -378,19 +378,6 @@ async def test_spent_while_redis_was_gone_is_remembered(
     assert budgets.counts["unsettled"] == 1
 
 
-@contextmanager
-def unreachable(server: RedisServer) -> Iterator[None]:
-    """It lives on and keeps its data, but nobody gets through to it."""
-    away = server.socket.with_suffix(".away")
-    server.admin.ping()
-    server.socket.rename(away)
-    server.admin.client_kill_filter(_type="normal", skipme=True)
-    try:
-        yield
-    finally:
-        away.rename(server.socket)
-
-
 @pytest.mark.parametrize("settled", ["committed", "cancelled"])
 async def test_spent_while_redis_was_unreachable_is_remembered(
     own_server: RedisServer, own_client: Redis, open_budgets: Open, settled: str
@@ -400,7 +387,7 @@ async def test_spent_while_redis_was_unreachable_is_remembered(
     lease, later = await granted(budgets, {"tokens": 10}), await granted(budgets, {"tokens": 150})
     assert await budgets.start(lease)
     if settled == "committed":
-        with unreachable(own_server):
+        with own_server.unreachable():
             await budgets.commit(lease, {"tokens": 900})
     else:
         commit = asyncio.create_task(budgets.commit(lease, {"tokens": 900}))
@@ -422,7 +409,7 @@ async def test_spent_while_redis_was_unreachable_is_remembered_after_a_restart(
     budgets = open_budgets(TOKENS, COST, redis=own_client, breaker=0)
     lease = await granted(budgets, {"tokens": 10, "cost": 10})
     assert await budgets.start(lease)
-    with unreachable(own_server):
+    with own_server.unreachable():
         await budgets.commit(lease, {"tokens": 900, "cost": 400})
         restarted = open_budgets(TOKENS, COST, redis=own_client, breaker=0)
         await restarted.check()
