@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, Literal, Self
 
@@ -41,7 +41,7 @@ from okome.ledger import Ledger
 log = logging.getLogger(__name__)
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
-_digest = lru_cache(4096)(digest)
+_SUBJECTS = 4096  # whose keys are kept
 _PACK = msgspec.msgpack.Encoder().encode
 _REFUSALS = {  # of a start
     b"DENIED": "denied",
@@ -78,7 +78,7 @@ class Period(StrEnum):
         return int(begin.timestamp()), int(end.timestamp())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rule:
     """`by`: the dimensions that share it, such as ("user", "model"). `unit`: what it counts, such as
     "tokens". `limit`: in units. `where`: dimensions and values it is for, such as {"tier": "free"}; empty:
@@ -99,7 +99,7 @@ class _Rule:
             raise ValueError(f"{self.name}: the limit is 1 to 2^53 - 1, not {self.limit}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rate(_Rule):
     """`limit` units per `per` seconds, smoothly (GCRA), `burst` of them at once (all, by default)."""
 
@@ -113,18 +113,23 @@ class Rate(_Rule):
         if self.interval < 1e-6:
             raise ValueError(f"{self.name}: at most a million units a second can be told apart")
 
-    @property
+    @cached_property
     def interval(self) -> float:
         """Seconds for one unit to come back."""
         return self.per / self.limit
 
-    @property
+    @cached_property
     def tolerance(self) -> float:
         """Seconds that may be taken in advance."""
         return self.interval * (self.limit if self.burst is None else self.burst)
 
+    @cached_property
+    def life(self) -> str:
+        """Milliseconds for which any state of it means something."""
+        return str(math.ceil(self.tolerance * 1000) + 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Cap(_Rule):
     """`limit` units per calendar period, hard: reserved and spent together never exceed it, but for debt."""
 
@@ -151,10 +156,11 @@ class StateLostError(RuntimeError):
 
 
 class _Charge(msgspec.Struct, frozen=True):
-    """What one rule takes part in: the key of its state, how much, and a cap's period."""
+    """What one rule takes part in: the key of its state (`wire`: as it is sent), how much, and a cap's period."""
 
     rule: Rule
     key: str
+    wire: bytes
     amount: int
     begin: int = 0
     end: int = 0
@@ -239,6 +245,8 @@ class Budgets:
         self._key = Keyspace("b", namespace)
         self._clock = clock or Clock()
         self._breaker = Breaker(breaker, self._clock.monotonic)
+        self._states = lru_cache(_SUBJECTS)(self._find_states)
+        self._epoch = self._key("epoch").encode()
         self._local: dict[str, float] = {}  # theoretical arrival times, monotonic
         self._checked = False
         # Of caps that Redis knows too little of: what was settled did not reach it, or may not have before we
@@ -410,36 +418,48 @@ class Budgets:
     def _charges(self, subject: Mapping[str, str], amounts: Mapping[str, int]) -> tuple[_Charge, ...]:
         for amount in amounts.values():
             _require_amount(amount)
-        charges = []
-        now = self._clock.now()
+        hour = int(self._clock.now() // 3600)
+        return tuple(
+            [
+                _Charge(rule, key, wire, amounts[rule.unit], begin, end)
+                for rule, key, wire, begin, end in self._states(tuple(subject.items()), tuple(amounts), hour)
+            ]
+        )
+
+    def _find_states(
+        self, subject: tuple[tuple[str, str], ...], units: tuple[str, ...], hour: int
+    ) -> list[tuple[Rule, str, bytes, int, int]]:
+        """Of the rules that count one of these units: their keys, and the periods of the caps among them."""
+        values = dict(subject)
+        states: list[tuple[Rule, str, bytes, int, int]] = []
         for rule in self._rules:
-            if rule.unit not in amounts:
+            if rule.unit not in units:
                 continue
-            if rule.where and any(subject.get(name) != value for name, value in rule.where.items()):
+            if rule.where and any(values.get(name) != value for name, value in rule.where.items()):
                 continue
             try:
-                whom = _digest("\0".join([f"{name}={subject[name]}" for name in rule.by]))
+                whom = digest("\0".join([f"{name}={values[name]}" for name in rule.by]))
             except KeyError as missing:
                 raise ValueError(f"{rule.name} is by {missing}, which the subject does not say") from None
+            begin, end = 0, 0
             if isinstance(rule, Cap):
-                begin, end = rule.period.around(now)
+                begin, end = rule.period.around(hour * 3600)
                 key = self._key("cap", f"{rule.name}:{whom}:{rule.period}-{begin}")
-                charges.append(_Charge(rule, key, amounts[rule.unit], begin, end))
             else:
                 key = self._key("rate", f"{rule.name}:{whom}")
-                charges.append(_Charge(rule, key, amounts[rule.unit]))
-        return tuple(charges)
+            states.append((rule, key, key.encode(), begin, end))
+        return states
 
     async def _reserve(
         self, identity: str, charges: Sequence[_Charge]
     ) -> tuple[bytes, int, int, Sequence[int]]:
-        arguments: list[list[str | int | float]] = []
+        arguments: list[str | int | float] = []
         for charge in charges:
             rule = charge.rule
             if isinstance(rule, Rate):
-                arguments.append(["R", charge.amount, rule.interval, rule.tolerance])
+                arguments += "R", charge.amount, rule.interval, rule.tolerance, rule.life
             else:
-                arguments.append(["C", charge.amount, rule.limit, charge.begin, charge.end])
+                arguments += "C", charge.amount, rule.limit, charge.begin, charge.end
         outcome, rule_number, retry, *left = await self._run(
             RESERVE, _mark(identity, charges), charges, self._lease_ms, arguments
         )
@@ -454,7 +474,7 @@ class Budgets:
     async def _run(
         self, script: Script, mark: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
     ) -> list[Any]:
-        keys = [self._key("lease", mark), self._key("epoch"), *(charge.key for charge in charges)]
+        keys = [self._key("lease", mark).encode(), self._epoch, *[charge.wire for charge in charges]]
         packed = _PACK([mark, ttl, self._retention_ms, self._ledger is not None, arguments])
         sent = self._clock.monotonic()
         if self._limit is None:
@@ -616,7 +636,7 @@ class Budgets:
 
 def _mark(identity: str, charges: Sequence[_Charge]) -> str:
     """What a lease is known by in Redis and in the ledger: the same id for anything else is another lease."""
-    return digest("\0".join([identity, *(f"{charge.key} {charge.amount}" for charge in charges)]))
+    return digest("\0".join([identity, *[f"{charge.key} {charge.amount}" for charge in charges]]))
 
 
 def _entries(charges: Sequence[_Charge]) -> list[tuple[str, int]]:

@@ -108,7 +108,9 @@ class Script:
         self.source = source
         self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Any, keys: Sequence[str], *arguments: str | bytes | int | float) -> Any:
+    async def __call__(
+        self, redis: Any, keys: Sequence[str | bytes], *arguments: str | bytes | int | float
+    ) -> Any:
         try:
             return await redis.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
