@@ -178,6 +178,11 @@ async def test_what_is_not_complete_is_not_stored(cache: Cache[bytes]) -> None:
     assert again.headers()["X-OKOME-Cache"] == "MISS"
 
 
+async def test_what_complete_means_must_be_told(cache: Cache[bytes]) -> None:
+    with pytest.raises(TypeError, match="complete"):
+        await cache.stream("k", Source(b"a"))  # type: ignore[call-arg]  # on purpose
+
+
 async def test_an_empty_stream_is_empty_and_not_stored(cache: Cache[bytes]) -> None:
     source = Source()
     for _ in range(2):
