@@ -10,7 +10,13 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -19,7 +25,7 @@ log = logging.getLogger(__name__)
 PREFIX = "okome:"
 """Every key and channel of the library begins with it; the ACL of CN01 allows nothing else."""
 
-UNAVAILABLE = (RedisError, OSError, TimeoutError)
+UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a call to Redis raises when the answer can't be had, whatever the cause."""
 
 

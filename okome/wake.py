@@ -67,6 +67,7 @@ class Wakes:
         while True:
             pubsub = self._redis.pubsub()
             try:
+                await self._redis.initialize()  # a cluster's client does not know its nodes before
                 await pubsub.subscribe(self._channel)
                 await self._receive(pubsub)
             except UNAVAILABLE:

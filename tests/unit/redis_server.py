@@ -39,12 +39,14 @@ def redis_server_binary() -> Path:
 class RedisServer:
     """`url` is for the application user, who may do what CN01 lets it do; `admin` may do everything."""
 
-    def __init__(self, *options: str, commands: tuple[str, ...] = APPLICATION_COMMANDS) -> None:
+    def __init__(
+        self, *options: str, commands: tuple[str, ...] = APPLICATION_COMMANDS, password: str | None = None
+    ) -> None:
         self._options = options
         self._commands = commands
         self._folder = Path(tempfile.mkdtemp(prefix="okome-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._password = secrets.token_hex(16)
+        self._password = password or secrets.token_hex(16)
         self._admin_password = secrets.token_hex(16)
         self.socket = self._folder / "redis.sock"
         self.url = f"unix://okome:{self._password}@{self.socket}"
@@ -137,6 +139,9 @@ class RedisServer:
             yield
         finally:
             away.rename(self.socket)
+
+    def execute(self, *command: str | int) -> Any:
+        return self.admin.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own
 
     def calls(self) -> dict[str, int]:
         """How often each command was called since the last `forget_calls`, those within scripts included."""
