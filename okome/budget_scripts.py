@@ -132,8 +132,7 @@ for i = 3, #KEYS do
   if rules[at + 1] == 'R' then
     local interval, burst = rules[at + 3], rules[at + 4]
     local tat = granted and s[1] or s[2]
-    -- Its life is text from the caller, and long enough for any state: to write a number out takes as long as
-    -- half of the call.
+    -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
     if granted then redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', rules[at + 5]) end
     answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
     answer[#answer + 1] = math.ceil((tat - now) * 1000)

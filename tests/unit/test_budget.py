@@ -520,6 +520,23 @@ async def test_what_began_is_charged_when_a_process_is_killed(
         assert spent == 300, "by the ledger, it may have begun"
 
 
+@pytest.mark.parametrize("how", ["a key that is not ours", "no memory"])
+async def test_a_refusal_is_no_outage(open_budgets: Open, server: RedisServer, how: str) -> None:
+    """By default an outage would close everybody's hard caps for a second."""
+    budgets = open_budgets(TOKENS)
+    await granted(budgets, {"tokens": 1})
+    (key,) = server.matching("okome:*:cap:*")
+    if how == "no memory":
+        server.admin.config_set("maxmemory", 1)
+    else:
+        server.admin.set(key, "not ours")
+    try:
+        assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.UNAVAILABLE
+    finally:
+        server.admin.config_set("maxmemory", 0)
+    assert (await budgets.reserve({"user": "bob"}, {"tokens": 1})).outcome is Outcome.ALLOWED
+
+
 async def test_script_flush(open_budgets: Open, server: RedisServer) -> None:
     budgets = open_budgets(TOKENS)
     lease = await granted(budgets, {"tokens": 100})
