@@ -1,14 +1,18 @@
 """What the cache bench's processes do: each function is one process's whole life."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiocache
 from aiocache.serializers import JsonSerializer
 from cashews import Cache as Cashews
+from dogpile.cache import make_region
+from redis import BlockingConnectionPool as SyncPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 
 from bench.processes import Barrier
@@ -24,6 +28,7 @@ CALLERS = 250
 COMPUTE = 0.2  # s
 LOCK_TTL = 2.0  # s
 CAP = 1000  # tokens
+PATIENCE = 15.0  # s, after which a caller of dogpile's counts as hung
 
 
 async def stampede(library: str, url: str, ready: Barrier) -> tuple[int, int, list[float]]:
@@ -54,6 +59,8 @@ async def stampede(library: str, url: str, ready: Barrier) -> tuple[int, int, li
             result = await measured(lambda: cache.get_or_compute("k", compute))
         await client.aclose()
         return result
+    if library == "dogpile":
+        return await dogpile(url, ready)
     if library == "cashews":
         cashews = Cashews()
         cashews.setup(url)
@@ -65,6 +72,48 @@ async def stampede(library: str, url: str, ready: Barrier) -> tuple[int, int, li
     cached = decorator(compute)
     decorator.cache = aiocache_at(url, BlockingConnectionPool)
     return await measured(cached)
+
+
+async def dogpile(url: str, ready: Barrier) -> tuple[int, int, list[float]]:
+    """As `stampede`, with its distributed lock. It is not made for asyncio: its callers are threads. Those that
+    have no answer within PATIENCE count as errors, and end with the process.
+    """
+    computes = 0
+    region = make_region().configure(
+        "dogpile.cache.redis",
+        expiration_time=60,
+        arguments={
+            "url": url,
+            "distributed_lock": True,
+            "lock_timeout": 10,
+            "thread_local_lock": False,
+            "connection_pool": SyncPool.from_url(url, max_connections=50, timeout=PATIENCE),
+        },
+    )
+
+    def compute() -> str:
+        nonlocal computes
+        computes += 1
+        time.sleep(COMPUTE)
+        return "answer"
+
+    await asyncio.to_thread(ready.wait, 60)
+    latencies: list[float] = []
+
+    def one() -> None:
+        begin = time.monotonic()
+        with suppress(Exception):  # counted: it is missing among the answers
+            region.get_or_create("stampede", compute)
+            latencies.append(time.monotonic() - begin)
+
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + PATIENCE
+    for thread in threads:
+        await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
+    found = list(latencies)
+    return computes, CALLERS - len(found), found
 
 
 def aiocache_at(url: str, pool: type[ConnectionPool]) -> Any:

@@ -25,7 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any, Literal, Self
 
 import msgspec
@@ -40,9 +41,15 @@ from okome.ledger import Ledger
 log = logging.getLogger(__name__)
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
-_digest = lru_cache(4096)(digest)
+_SUBJECTS = 4096  # whose keys are kept
 _PACK = msgspec.msgpack.Encoder().encode
-_REFUSALS = {b"DENIED": "denied", b"LOST": "state_lost", b"SETTLED": "already_settled"}  # of a start
+_REFUSALS = {  # of a start
+    b"DENIED": "denied",
+    b"LOST": "state_lost",
+    b"SETTLED": "already_settled",
+    b"UNAVAILABLE": "unavailable",
+}
+_DROPPED = 1000  # counters at a time
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
 
@@ -71,7 +78,7 @@ class Period(StrEnum):
         return int(begin.timestamp()), int(end.timestamp())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rule:
     """`by`: the dimensions that share it, such as ("user", "model"). `unit`: what it counts, such as
     "tokens". `limit`: in units. `where`: dimensions and values it is for, such as {"tier": "free"}; empty:
@@ -92,7 +99,7 @@ class _Rule:
             raise ValueError(f"{self.name}: the limit is 1 to 2^53 - 1, not {self.limit}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rate(_Rule):
     """`limit` units per `per` seconds, smoothly (GCRA), `burst` of them at once (all, by default)."""
 
@@ -106,18 +113,23 @@ class Rate(_Rule):
         if self.interval < 1e-6:
             raise ValueError(f"{self.name}: at most a million units a second can be told apart")
 
-    @property
+    @cached_property
     def interval(self) -> float:
         """Seconds for one unit to come back."""
         return self.per / self.limit
 
-    @property
+    @cached_property
     def tolerance(self) -> float:
         """Seconds that may be taken in advance."""
         return self.interval * (self.limit if self.burst is None else self.burst)
 
+    @cached_property
+    def life(self) -> str:
+        """Milliseconds for which any state of it means something."""
+        return str(math.ceil(self.tolerance * 1000) + 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Cap(_Rule):
     """`limit` units per calendar period, hard: reserved and spent together never exceed it, but for debt."""
 
@@ -144,10 +156,11 @@ class StateLostError(RuntimeError):
 
 
 class _Charge(msgspec.Struct, frozen=True):
-    """What one rule takes part in: the key of its state, how much, and a cap's period."""
+    """What one rule takes part in: the key of its state (`wire`: as it is sent), how much, and a cap's period."""
 
     rule: Rule
     key: str
+    wire: bytes
     amount: int
     begin: int = 0
     end: int = 0
@@ -232,12 +245,14 @@ class Budgets:
         self._key = Keyspace("b", namespace)
         self._clock = clock or Clock()
         self._breaker = Breaker(breaker, self._clock.monotonic)
+        self._states = lru_cache(_SUBJECTS)(self._find_states)
+        self._epoch = self._key("epoch").encode()
         self._local: dict[str, float] = {}  # theoretical arrival times, monotonic
         self._checked = False
-        # Of caps that Redis knows too little of: what was settled did not reach it. No more than there were
-        # leases when it went away, for without it nobody gets one.
+        # Of caps that Redis knows too little of: what was settled did not reach it, or may not have before we
+        # began. Afterwards no more than there were leases when it went away: without it nobody gets one.
         self._stale: set[str] = set()
-        self._dropping = asyncio.Lock()
+        self._checking, self._dropping = asyncio.Lock(), asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.check()
@@ -251,22 +266,44 @@ class Budgets:
         await self._line.aclose()
 
     async def check(self) -> None:
-        """Raises EvictingServerError. An unreachable server is asked again before the first hard decision."""
-        if self._ledger is None and any(isinstance(rule, Cap) for rule in self._rules):
+        """Raises EvictingServerError; sqlite3.Error if the ledger can't be read. An unreachable server is asked
+        again before the first decision.
+
+        A process that ended may have settled what Redis never heard of. So every counter that the ledger knows
+        is built anew from it, when it is first asked for.
+        """
+        async with self._checking:
+            if self._checked or not any(isinstance(rule, Cap) for rule in self._rules):
+                self._checked = True
+                return
             try:
-                async with asyncio.timeout(self._timeout):
-                    memory = await self._redis.info("memory")
-            except ResponseError:
-                memory = {}
+                if self._ledger is None:
+                    await self._require_no_eviction()
+                else:
+                    await self._clock.sync(self._line, self._timeout)
+                    self._stale.update(await self._current(self._ledger))
             except UNAVAILABLE as error:
                 self._breaker.trip(error)
-                return
-            policy = memory.get("maxmemory_policy", "not told")
-            if policy != "noeviction":
-                raise EvictingServerError(
-                    f"hard caps need a ledger on a server that may evict them (maxmemory-policy: {policy})"
-                )
-        self._checked = True
+            else:
+                self._checked = True
+
+    async def _require_no_eviction(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                memory = await self._redis.info("memory")
+        except ResponseError:
+            memory = {}
+        policy = memory.get("maxmemory_policy", "not told")
+        if policy != "noeviction":
+            raise EvictingServerError(
+                f"hard caps need a ledger on a server that may evict them (maxmemory-policy: {policy})"
+            )
+
+    async def _current(self, ledger: Ledger) -> list[str]:
+        """The ledger's counters whose period is not over."""
+        now = self._clock.now()
+        ends = tuple(f":{period}-{period.around(now)[0]}" for period in Period)
+        return [key for key in await ledger.counters(self._key("cap", "") + ":") if key.endswith(ends)]
 
     async def initialise(self) -> None:
         """Without a ledger: declare that nothing has been spent yet, once for the life of the server's data.
@@ -288,16 +325,19 @@ class Budgets:
         and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
         ledger; ValueError for a missing dimension or a bad amount, EvictingServerError as `check` does.
         """
-        if not self._checked:
-            await self.check()
-        identity = lease or uuid.uuid4().hex
-        now = self._clock.now() if self._clock.known else None
-        if not self._breaker.open:
+        if not self._checked and not self._breaker.open:
             try:
-                if now is None:
+                await self.check()
+            except sqlite3.Error:
+                self.counts["ledger_failed"] += 1
+                log.exception("the ledger could not be read: nothing is decided without it")
+                return Decision(Outcome.STATE_LOST, retry_after=1.0)
+        identity = lease or uuid.uuid4().hex
+        if self._checked and not self._breaker.open:
+            try:
+                if not self._clock.known:
                     await self._clock.sync(self._line, self._timeout)
-                if self._stale:
-                    await self._drop_stale()
+                await self._drop_stale()
                 for _ in range(3 + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)
@@ -315,36 +355,48 @@ class Budgets:
         ledger.
 
         False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
-        can't be recorded: then don't work.
+        can't be recorded: then don't work. With a ledger the lease has been refunded then.
+
+        The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed between
+        the two is charged for what may have begun, at most.
         """
         charges = self._caps(lease)
         if lease.local or not charges:
             return True
         mark = _mark(lease.id, lease.charges)
+        nothing = {charge.rule.unit: 0 for charge in lease.charges}
+        if self._ledger is not None:
+            try:
+                await self._ledger.start(mark, _entries(charges), self._clock.now())
+            except sqlite3.Error:
+                self.counts["ledger_failed"] += 1
+                log.exception("the ledger did not take a start: the work is refused")
+                await self._settle_in_redis(lease, nothing)
+                return False
         try:
-            if self._stale:
-                await self._drop_stale()
-            for _ in range(1 + len(charges)):
-                arguments = [[charge.amount, charge.rule.limit] for charge in charges]
-                outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
-                if outcome == b"LOST" and await self._reseed(charges[rule - 1]):
-                    continue
-                if outcome != b"OK":
-                    self.counts[_REFUSALS[outcome]] += 1
-                    return False
-                if self._ledger is not None:
-                    await self._ledger.start(mark, _entries(charges), self._clock.now())
-                return True
+            outcome = await self._start(mark, charges)
         except UNAVAILABLE as error:
             self._breaker.trip(error)
-        except sqlite3.Error:
-            self.counts["ledger_failed"] += 1
-            log.exception("the ledger did not take a start: the work is refused")
-            # By Redis alone: the ledger knows nothing of this lease.
-            await self._settle_in_redis(lease, {charge.rule.unit: 0 for charge in lease.charges})
-            return False
-        self.counts["unavailable"] += 1
+            outcome = b"UNAVAILABLE"
+        if outcome == b"OK":
+            return True
+        self.counts[_REFUSALS[outcome]] += 1
+        if self._ledger is not None and outcome != b"SETTLED":
+            try:
+                await self._settle(lease, nothing)
+            except sqlite3.Error:
+                log.exception("the ledger did not take a refund: what did not begin is charged")
         return False
+
+    async def _start(self, mark: str, charges: Sequence[_Charge]) -> bytes:
+        await self._drop_stale()
+        arguments = [[charge.amount, charge.rule.limit] for charge in charges]
+        for _ in range(1 + len(charges)):
+            outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
+            # Without this lease, or it would be there already, whether it fits or not.
+            if outcome != b"LOST" or not await self._reseed(charges[rule - 1], without=mark):
+                break
+        return outcome
 
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """What it did cost, by unit; units not named cost what was reserved. Above the estimate is debt: it
@@ -366,36 +418,48 @@ class Budgets:
     def _charges(self, subject: Mapping[str, str], amounts: Mapping[str, int]) -> tuple[_Charge, ...]:
         for amount in amounts.values():
             _require_amount(amount)
-        charges = []
-        now = self._clock.now()
+        hour = int(self._clock.now() // 3600)
+        return tuple(
+            [
+                _Charge(rule, key, wire, amounts[rule.unit], begin, end)
+                for rule, key, wire, begin, end in self._states(tuple(subject.items()), tuple(amounts), hour)
+            ]
+        )
+
+    def _find_states(
+        self, subject: tuple[tuple[str, str], ...], units: tuple[str, ...], hour: int
+    ) -> list[tuple[Rule, str, bytes, int, int]]:
+        """Of the rules that count one of these units: their keys, and the periods of the caps among them."""
+        values = dict(subject)
+        states: list[tuple[Rule, str, bytes, int, int]] = []
         for rule in self._rules:
-            if rule.unit not in amounts:
+            if rule.unit not in units:
                 continue
-            if rule.where and any(subject.get(name) != value for name, value in rule.where.items()):
+            if rule.where and any(values.get(name) != value for name, value in rule.where.items()):
                 continue
             try:
-                whom = _digest("\0".join([f"{name}={subject[name]}" for name in rule.by]))
+                whom = digest("\0".join([f"{name}={values[name]}" for name in rule.by]))
             except KeyError as missing:
                 raise ValueError(f"{rule.name} is by {missing}, which the subject does not say") from None
+            begin, end = 0, 0
             if isinstance(rule, Cap):
-                begin, end = rule.period.around(now)
+                begin, end = rule.period.around(hour * 3600)
                 key = self._key("cap", f"{rule.name}:{whom}:{rule.period}-{begin}")
-                charges.append(_Charge(rule, key, amounts[rule.unit], begin, end))
             else:
                 key = self._key("rate", f"{rule.name}:{whom}")
-                charges.append(_Charge(rule, key, amounts[rule.unit]))
-        return tuple(charges)
+            states.append((rule, key, key.encode(), begin, end))
+        return states
 
     async def _reserve(
         self, identity: str, charges: Sequence[_Charge]
     ) -> tuple[bytes, int, int, Sequence[int]]:
-        arguments: list[list[str | int | float]] = []
+        arguments: list[str | int | float] = []
         for charge in charges:
             rule = charge.rule
             if isinstance(rule, Rate):
-                arguments.append(["R", charge.amount, rule.interval, rule.tolerance])
+                arguments += "R", charge.amount, rule.interval, rule.tolerance, rule.life
             else:
-                arguments.append(["C", charge.amount, rule.limit, charge.begin, charge.end])
+                arguments += "C", charge.amount, rule.limit, charge.begin, charge.end
         outcome, rule_number, retry, *left = await self._run(
             RESERVE, _mark(identity, charges), charges, self._lease_ms, arguments
         )
@@ -410,7 +474,7 @@ class Budgets:
     async def _run(
         self, script: Script, mark: str, charges: Sequence[_Charge], ttl: int, arguments: Sequence[Any]
     ) -> list[Any]:
-        keys = [self._key("lease", mark), self._key("epoch"), *(charge.key for charge in charges)]
+        keys = [self._key("lease", mark).encode(), self._epoch, *[charge.wire for charge in charges]]
         packed = _PACK([mark, ttl, self._retention_ms, self._ledger is not None, arguments])
         sent = self._clock.monotonic()
         if self._limit is None:
@@ -433,7 +497,7 @@ class Budgets:
     ) -> Decision:
         if outcome == b"LOST":
             self.counts["state_lost"] += 1
-            return Decision(Outcome.STATE_LOST, rule=charges[rule - 1].rule.name)
+            return Decision(Outcome.STATE_LOST, retry_after=1.0, rule=charges[rule - 1].rule.name)
         quotas = tuple(
             _quota(charge, remaining, reset / 1000)
             for charge, remaining, reset in zip(charges, left[::2], left[1::2], strict=True)
@@ -524,14 +588,20 @@ class Budgets:
         return False
 
     async def _drop_stale(self) -> None:
-        """Counters that survived an outage know less than the ledger: without them they are rebuilt from it."""
+        """Counters that know less than the ledger: without them they are rebuilt from it."""
+        if not self._stale and not self._dropping.locked():
+            return
         async with asyncio.timeout(self._timeout), self._dropping:
-            keys = tuple(self._stale)
-            if keys:
-                await self._redis.delete(*keys)
+            while self._stale:
+                keys = tuple(islice(self._stale, _DROPPED))
                 self._stale.difference_update(keys)
+                try:
+                    await self._redis.delete(*keys)
+                except BaseException:
+                    self._stale.update(keys)
+                    raise
 
-    async def _reseed(self, charge: _Charge) -> bool:
+    async def _reseed(self, charge: _Charge, *, without: str = "") -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
         if self._ledger is None:
             return False
@@ -545,6 +615,8 @@ class Budgets:
         fields: list[str | int] = ["d", 0]
         reserved, expiries = 0, [0]
         for lease, amount, at in account.open:
+            if lease == without:
+                continue
             expiry = int(at * 1000) + self._started_ms
             fields += [f"L:{lease}", f"S {amount} {expiry}"]
             reserved += amount
@@ -564,7 +636,7 @@ class Budgets:
 
 def _mark(identity: str, charges: Sequence[_Charge]) -> str:
     """What a lease is known by in Redis and in the ledger: the same id for anything else is another lease."""
-    return digest("\0".join([identity, *(f"{charge.key} {charge.amount}" for charge in charges)]))
+    return digest("\0".join([identity, *[f"{charge.key} {charge.amount}" for charge in charges]]))
 
 
 def _entries(charges: Sequence[_Charge]) -> list[tuple[str, int]]:

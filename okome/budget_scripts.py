@@ -20,6 +20,7 @@ local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4],
 local time = redis_call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_ms = math.floor(now * 1000)
+local held_as, ended_as = 'L:' .. lease, 'T:' .. lease
 
 -- Refund expired leases that never started, charge those that did, forget old tombstones.
 local function sweep(key)
@@ -59,7 +60,7 @@ end
 -- spent, reserved, next expiry, whether it is new, whether it knows the lease and how that ended (E, S); nil
 -- where it is lost.
 local function cap(key, known_zero)
-  local f = redis_call('HMGET', key, 's', 'r', 'n', 'L:' .. lease, 'T:' .. lease)
+  local f = redis_call('HMGET', key, 's', 'r', 'n', held_as, ended_as)
   if not f[1] then
     if known_zero then return 0, 0, 0, true end
     return nil
@@ -81,7 +82,8 @@ end
 local function whole(x) return string.format('%.0f', x) end
 """
 
-# Rules: R, amount, seconds per unit, seconds of burst; or C, amount, limit, begin and end of the period (s).
+# Rules, five each in one list, which is read faster than lists in a list: R, amount, seconds per unit, seconds of
+# burst, the same in ms (text); or C, amount, limit, begin and end of the period (s).
 # Returns {outcome, s, us, rule, retry (ms, -1 never), left, reset (ms), left, reset...}; outcome OK, DENIED,
 # LOST, SETTLED where the lease has ended, or PERIOD where the caller's idea of the calendar is wrong.
 RESERVE = Script(
@@ -92,10 +94,10 @@ local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
-  local rule = rules[i - 2]
-  local amount = again and 0 or rule[2]
-  if rule[1] == 'R' then
-    local interval, burst = rule[3], rule[4]
+  local at = (i - 3) * 5
+  local amount = again and 0 or rules[at + 2]
+  if rules[at + 1] == 'R' then
+    local interval, burst = rules[at + 3], rules[at + 4]
     local before = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
     local after = before + amount * interval
     -- A microsecond of grace: a float can't hold every sum of intervals.
@@ -109,7 +111,7 @@ for i = 3, #KEYS do
     end
     state[i] = {after, before}
   else
-    local limit, begins, ends = rule[3], rule[4], rule[5]
+    local limit, begins, ends = rules[at + 3], rules[at + 4], rules[at + 5]
     if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
     local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
     if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
@@ -125,32 +127,35 @@ for i = 3, #KEYS do
 end
 local granted = answer[1] == 'OK' and not again
 for i = 3, #KEYS do
-  local rule, s = rules[i - 2], state[i]
-  local amount = rule[2]
-  if rule[1] == 'R' then
-    local interval, burst = rule[3], rule[4]
+  local at, s = (i - 3) * 5, state[i]
+  local amount = rules[at + 2]
+  if rules[at + 1] == 'R' then
+    local interval, burst = rules[at + 3], rules[at + 4]
     local tat = granted and s[1] or s[2]
-    if granted then
-      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.max(1, math.ceil((tat - now) * 1000)))
-    end
+    -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
+    if granted then redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', rules[at + 5]) end
     answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
     answer[#answer + 1] = math.ceil((tat - now) * 1000)
   else
-    local limit, ends = rule[3], rule[5]
+    local limit, ends = rules[at + 3], rules[at + 5]
     local reserved = s[2]
     -- The marker may have been evicted; the counter itself tells whether this lease has been charged to it.
     if granted and not s[5] then
       reserved = reserved + amount
       local expiry = now_ms + ttl
-      redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(sooner(s[3], expiry)),
-        'L:' .. lease, string.format('N %.0f %.0f', amount, expiry))
+      local hold = string.format('N %.0f %.0f', amount, expiry)
+      if sooner(s[3], expiry) == s[3] then
+        redis_call('HSET', KEYS[i], 'r', whole(reserved), held_as, hold)
+      else
+        redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(expiry), held_as, hold)
+      end
       if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
     end
     answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
-if granted then redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention) end
+if granted then redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention)) end
 return answer
 """
 )
@@ -167,7 +172,7 @@ local state = {}
 for i = 3, #KEYS do
   local spent, reserved, nearest = cap(KEYS[i], known_zero)
   if not spent then return {'LOST', time[1], time[2], i - 2} end
-  local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease)
+  local f = redis_call('HMGET', KEYS[i], held_as, ended_as)
   local amount = rules[i - 2][1]
   local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
   if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2} end
@@ -180,9 +185,9 @@ end
 local expiry = now_ms + ttl
 for i = 3, #KEYS do
   local s = state[i]
-  if s[4] then redis_call('HDEL', KEYS[i], 'T:' .. lease) end
+  if s[4] then redis_call('HDEL', KEYS[i], ended_as) end
   redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
-    'L:' .. lease, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
+    held_as, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
 end
 if redis_call('GET', KEYS[1]) == 'R' then
   redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention)
@@ -210,12 +215,12 @@ for i = 3, #KEYS do
   local estimate, actual, last = rules[i - 2][2], rules[i - 2][3], rules[i - 2][4]
   if state[i] then
     local spent, reserved = state[i][1], state[i][2]
-    local f = redis_call('HMGET', KEYS[i], 'L:' .. lease, 'T:' .. lease, 'd')
+    local f = redis_call('HMGET', KEYS[i], held_as, ended_as, 'd')
     local debt, charged, covered = tonumber(f[3] or 0), 0, 0
     if f[1] then
       covered = tonumber(string.match(f[1], '%a (%d+)'))
       reserved = reserved - covered
-      redis_call('HDEL', KEYS[i], 'L:' .. lease)
+      redis_call('HDEL', KEYS[i], held_as)
     elseif f[2] then
       charged = tonumber(string.match(f[2], '%d+'))
       covered = charged
@@ -224,7 +229,7 @@ for i = 3, #KEYS do
     end
     redis_call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
       'd', whole(debt + math.max(0, actual - covered)),
-      'T:' .. lease, string.format('S %.0f %.0f', actual, now_ms + retention))
+      ended_as, string.format('S %.0f %.0f', actual, now_ms + retention))
     if state[i][4] then
       redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
     end

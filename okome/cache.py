@@ -18,16 +18,16 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from redis.exceptions import ResponseError
 
 from okome import scripts
-from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal, require_bytes
 from okome.envelope import MAX_BYTES, TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, Msgpack, unpack
 from okome.flight import Flight
 from okome.headers import Directives, Status, cache_headers
@@ -100,7 +100,9 @@ class CachePolicy:
     max_bytes: int = MAX_BYTES
     """Encoded; what is larger is passed through and counted."""
     degraded_computes: int = 8
-    """Computations at the same time while Redis is gone."""
+    """Computations at the same time while Redis is gone, those that are not to be cached included."""
+    degraded_wait: float = 5.0
+    """How long one waits for its turn then: OverloadedError."""
     redis_timeout: float = 1.0
     """For each call to Redis."""
     write_timeout: float = 1.0
@@ -112,7 +114,7 @@ class CachePolicy:
         for name in ("fresh", "lock_ttl", "max_compute", "poll", "redis_timeout", "write_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a positive number of seconds, not {getattr(self, name)}")
-        for name in ("stale", "stale_if_error", "negative", "beta", "breaker"):
+        for name in ("stale", "stale_if_error", "negative", "beta", "degraded_wait", "breaker"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is not negative: {getattr(self, name)}")
         if not 0 < self.max_bytes <= MAX_BYTES:
@@ -251,7 +253,7 @@ class Cache(Generic[T]):
         _require_answerable(directives)
         work = _Work(_value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
         if directives.no_store:
-            return self._count(Cached(await self._timed(work), Status.BYPASS))
+            return self._count(Cached(await self._uncached(work), Status.BYPASS))
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return found
@@ -263,14 +265,17 @@ class Cache(Generic[T]):
         key: str,
         produce: Callable[[], AsyncIterator[bytes]],
         *,
+        complete: Callable[[Sequence[bytes]], bool],
         tags: Collection[str] = (),
         directives: Directives = _NO_DIRECTIVES,
-        complete: Callable[[Sequence[bytes]], bool] = bool,
     ) -> CachedStream:
         """The chunks of produce(), forwarded as they come and stored at the end, or replayed chunk by chunk.
 
         Callers of this process share one stream; other processes wait for its end and replay it. A stream
         that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored.
+
+        `complete` looks for the mark that only a whole stream ends with, such as the last event of SSE: a source
+        that breaks off often just ends, without an error. So there is no default that would be safe.
         """
         _require_answerable(directives)
         tee = Tee(self.policy.max_bytes)
@@ -313,7 +318,8 @@ class Cache(Generic[T]):
 
     async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
         cached = Cached((), Status.BYPASS)
-        stream = await CachedStream.begin(produce(), cached.headers())
+        chunks = self._limited(produce()) if self._gone else produce()
+        stream = await CachedStream.begin(chunks, cached.headers())
         self._count(cached)
         return stream
 
@@ -383,7 +389,9 @@ class Cache(Generic[T]):
 
     def _forget(self, name: str) -> None:
         """Who comes from now on does not join what began before; who waits already still gets that."""
-        self._flights.pop(name, None)
+        flight = self._flights.pop(name, None)
+        if flight is not None:
+            flight.stop_unless_wanted()
 
     def _forget_tag(self, tag: str) -> None:
         for name in [name for name, flight in self._flights.items() if tag in flight.tags]:
@@ -436,7 +444,8 @@ class Cache(Generic[T]):
     def _flight(self, work: _Work, *, background: bool = False) -> _AnyFlight:
         return Flight(
             [digest(tag) for tag in work.tags],
-            lambda: work.name in self._looking,
+            # Who is looking joins the flight of that name, not one that was forgotten or replaced.
+            lambda flight: work.name in self._looking and self._flights.get(work.name) is flight,
             background=background,
             tee=work.tee,
         )
@@ -506,6 +515,7 @@ class Cache(Generic[T]):
             self._launch(self._flight(work, background=True), work, entry)
 
     def _launch(self, flight: _AnyFlight, work: _Work, fallback: _Entry | None) -> None:
+        self._forget(work.name)
         self._flights[work.name] = flight
         flight.task = self._spawn(self._fly(flight, work, fallback))
 
@@ -527,7 +537,7 @@ class Cache(Generic[T]):
         """Sets the flight's outcome: another's value, or our own."""
         if fallback is not None and fallback.envelope.kind is Kind.PASS:
             flight.status = Status.BYPASS
-            flight.outcome.set_result(Cached(await self._timed(work), Status.BYPASS))
+            flight.outcome.set_result(Cached(await self._uncached(work), Status.BYPASS))
             return None
         self._wakes.start()
         token = os.urandom(TOKEN_BYTES)
@@ -536,6 +546,7 @@ class Cache(Generic[T]):
         waited_until = self._clock.monotonic() + self.policy.max_compute
         waited = False
         while True:
+            _require_wanted()
             event = self._wakes.arm(message)
             try:
                 if self._breaker.open:
@@ -588,6 +599,7 @@ class Cache(Generic[T]):
 
     def _land(self, flight: _AnyFlight, entry: _Entry, *, waited: bool) -> bool:
         """Deliver what another process stored. False if it is of no use."""
+        _require_wanted()
         if entry.envelope.kind is Kind.ERROR:
             self.counts["negative"] += 1
             flight.outcome.set_exception(RememberedError(_text(entry.envelope.body)))
@@ -672,12 +684,8 @@ class Cache(Generic[T]):
             return
         flight.status = Status.DEGRADED
         try:
-            async with asyncio.timeout(self.policy.max_compute):
-                await self._degraded_slots.acquire()
-        except TimeoutError:
-            raise OverloadedError("Redis is gone and too many computations are under way") from None
-        try:
-            value = await self._timed(work)
+            async with self._slot():
+                value = await self._timed(work)
         except Exception:
             stale = self._instead(fallback, work)
             if stale is None:
@@ -685,8 +693,40 @@ class Cache(Generic[T]):
             flight.outcome.set_result(stale)
         else:
             flight.outcome.set_result(Cached(value, Status.DEGRADED))
+
+    @property
+    def _gone(self) -> bool:
+        return self._breaker.open or self._wakes.lost
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the computations that may be under way while Redis is gone. Raises OverloadedError."""
+        try:
+            async with asyncio.timeout(self.policy.degraded_wait):
+                await self._degraded_slots.acquire()
+        except TimeoutError:
+            raise OverloadedError("Redis is gone and too many computations are under way") from None
+        try:
+            yield
         finally:
             self._degraded_slots.release()
+
+    async def _uncached(self, work: _Work) -> Any:
+        """Compute what is not to be stored."""
+        if not self._gone:
+            return await self._timed(work)
+        async with self._slot():
+            return await self._timed(work)
+
+    async def _limited(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async with self._slot():
+                async for chunk in source:
+                    yield chunk
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _timed(self, work: _Work) -> Any:
         self.counts["computes"] += 1
@@ -738,7 +778,7 @@ class Cache(Generic[T]):
         self, work: _Work, token: bytes, seen: bytes
     ) -> tuple[bytes, Any, dict[str, bytes | None]]:
         """Read again, or take the lock, or learn how long it is taken for. Raises what UNAVAILABLE lists."""
-        sent = self._clock.monotonic()
+        sent, cancellations = self._clock.monotonic(), _cancellations()
         policy, tell_time = self.policy, int(not self._clock.known)
         arguments = (token, _ms(policy.lock_ttl), seen, int(work.force), self._tag_ttl, tell_time)
         try:
@@ -749,7 +789,8 @@ class Cache(Generic[T]):
                     *arguments,
                     *(os.urandom(8) for _ in work.tags),
                 )
-        except asyncio.CancelledError:
+                _require_wanted(cancellations)
+        except (asyncio.CancelledError, *UNAVAILABLE):
             self._spawn(self._release(work, token))  # the lock may be ours without our knowing
             raise
         if seconds:
@@ -789,8 +830,8 @@ class Cache(Generic[T]):
                 )
         except UNAVAILABLE as error:
             self.counts["store_failed"] += 1
-            if not isinstance(error, ResponseError):
-                self._unavailable(error)
+            self._unavailable(error)
+            await self._release(work, envelope.token)  # or others wait until it ends by itself
             return False
         self.counts["stored" if stored == 1 else "lost"] += 1
         return bool(stored == 1)
@@ -812,7 +853,7 @@ class Cache(Generic[T]):
         return [self._key("v", name), self._key("l", name), *(self._key("t", digest(tag)) for tag in tags)]
 
     def _unavailable(self, error: BaseException) -> None:
-        self.counts["unavailable"] += 1
+        self.counts["refused" if is_refusal(error) else "unavailable"] += 1
         self._breaker.trip(error)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -829,6 +870,19 @@ class Cache(Generic[T]):
 def _require_answerable(directives: Directives) -> None:
     if directives.only_if_cached and (directives.no_cache or directives.no_store):
         raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _require_wanted(before: int = 0) -> None:
+    """Raise the cancellation that this task was sent and that redis-py lost: Python 3.11's wait_for, in which it
+    sends, forgets one that comes when the command is out already.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:

@@ -12,8 +12,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
+from redis.exceptions import (
+    ClusterError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 log = logging.getLogger(__name__)
@@ -21,10 +27,20 @@ log = logging.getLogger(__name__)
 PREFIX = "okome:"
 """Every key and channel of the library begins with it; the ACL of CN01 allows nothing else."""
 
-UNAVAILABLE = (RedisError, OSError, TimeoutError)
+UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a call to Redis raises when the answer can't be had, whatever the cause."""
 
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Redis is there and said no to one command, at once: OOM, READONLY, MISCONF, WRONGTYPE, NOPERM.
+
+    Other commands, reads above all, may well succeed. LOADING and CLUSTERDOWN are for all of them.
+    """
+    return isinstance(error, ResponseError) and not isinstance(error, ClusterError)
+
+
 SYNC_INTERVAL = 60.0  # s
+_QUIET = 60.0  # s between two lines of the log about refusals
 DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
 
 
@@ -108,7 +124,9 @@ class Script:
         self.source = source
         self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: Any, keys: Sequence[str], *arguments: str | bytes | int | float) -> Any:
+    async def __call__(
+        self, redis: Any, keys: Sequence[str | bytes], *arguments: str | bytes | int | float
+    ) -> Any:
         try:
             return await redis.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
@@ -160,19 +178,25 @@ class Clock:
 
 class Breaker:
     """After a failed call Redis is left alone for `pause` seconds: who comes now need not wait to learn the
-    same.
+    same. A refusal is no such failure: it came at once, and the next command may be taken.
     """
 
     def __init__(self, pause: float, monotonic: Callable[[], float]) -> None:
         self._pause = pause
         self._monotonic = monotonic
         self._open_until = float("-inf")
+        self._quiet_until = float("-inf")
 
     @property
     def open(self) -> bool:
         return self._monotonic() < self._open_until
 
     def trip(self, error: BaseException) -> None:
+        if is_refusal(error):
+            if self._monotonic() >= self._quiet_until:
+                log.warning("Redis refuses commands: %s", error)
+                self._quiet_until = self._monotonic() + _QUIET
+            return
         if not self.open:
             log.warning("Redis is unavailable (%s): going on without it", type(error).__name__)
         self._open_until = self._monotonic() + self._pause

@@ -16,7 +16,7 @@ class Flight(Generic[T]):
     def __init__(
         self,
         tags: Collection[str],
-        expected: Callable[[], bool],
+        expected: Callable[["Flight[T]"], bool],
         *,
         background: bool = False,
         tee: Tee | None = None,
@@ -48,7 +48,7 @@ class Flight(Generic[T]):
         """Cancel it if it is not done, nobody waits, nobody is on the way here, and it was begun for a
         caller.
         """
-        if self.waiters or self.background or self.outcome.done() or self.task is None or self.expected():
+        if self.waiters or self.background or self.outcome.done() or self.task is None or self.expected(self):
             return
         self.outcome.cancel()
         self.task.cancel()

@@ -34,6 +34,17 @@ SELECT lease, amount, at FROM entries AS started WHERE counter = ? AND event = '
   (SELECT 1 FROM entries WHERE counter = started.counter AND lease = started.lease AND event = 'settle')
 """
 
+# Each counter once: a step of the index from one to the next, however many entries they have.
+_COUNTERS = """
+WITH RECURSIVE each (counter) AS (
+  SELECT min(counter) FROM entries WHERE counter >= :begin AND counter < :end
+  UNION ALL
+  SELECT (SELECT min(counter) FROM entries WHERE counter > each.counter AND counter < :end)
+  FROM each WHERE counter IS NOT NULL
+)
+SELECT counter FROM each WHERE counter IS NOT NULL
+"""
+
 _SETTLED = "SELECT lease, amount, at FROM entries WHERE counter = ? AND event = 'settle' AND at > ?"
 
 BUSY = 5.0  # s that one process waits for another's write
@@ -116,6 +127,15 @@ class Ledger:
             finally:
                 self._connection.execute("ROLLBACK")
             return Account(spent, tuple(opened), tuple(settled))
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+
+    async def counters(self, prefix: str) -> list[str]:
+        """Those there are, by the beginning of their names."""
+        bounds = {"begin": prefix, "end": prefix[:-1] + chr(ord(prefix[-1]) + 1)}
+
+        def read() -> list[str]:
+            return [counter for (counter,) in self._connection.execute(_COUNTERS, bounds)]
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, read)
 

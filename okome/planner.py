@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,17 +29,26 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
-from okome.cache import Cache, CachePolicy, NotCachedError, OverloadedError, RememberedError
+from okome.cache import (
+    Cache,
+    CachePolicy,
+    ComputeCancelledError,
+    NotCachedError,
+    OverloadedError,
+    RememberedError,
+)
 from okome.connection import connect
 from okome.envelope import Bytes
 from okome.headers import Directives
 from okome.keys import digest, is_deterministic, key_of
 from okome.ledger import Ledger
+from okome.stream import CachedStream
 
 MAX_BODY = 1024 * 1024  # bytes of a request
 MAX_TOKENS = 4096  # of an answer
@@ -48,6 +57,7 @@ KEEP_ALIVE = (
     75  # s; longer than nginx keeps its idle upstream connections (60 s), or a POST meets a closed one
 )
 DONE = b"data: [DONE]\n\n"
+HUNG_UP = 499  # as nginx calls it; nobody is left to read it
 
 _TEXT = """
 a rice bowl holds more than it shows and every grain was counted before the water came to boil so the cook
@@ -123,6 +133,23 @@ class Counts(Collector):
         yield family
 
 
+class _Events(StreamingResponse):
+    """A stream that is closed whatever happens: a client that is gone before the first chunk is sent must not
+    keep its place, or nothing ever stops the work.
+    """
+
+    def __init__(self, stream: CachedStream) -> None:
+        headers = stream.headers() | {"Cache-Control": "no-store"}
+        super().__init__(stream, media_type="text/event-stream", headers=headers)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.aclose()
+
+
 class Planner:
     """The orchestrator's own logic; `app` is its ASGI application."""
 
@@ -158,10 +185,13 @@ class Planner:
     async def chat(self, request: Request) -> Response:
         began = time.monotonic()
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                return _error(413, f"a request has at most {MAX_BODY} bytes")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    return _error(413, f"a request has at most {MAX_BODY} bytes")
+        except ClientDisconnect:
+            return Response(status_code=HUNG_UP)
         try:
             asked: dict[str, Any] = msgspec.json.decode(bytes(body), type=dict[str, Any])
             chat = msgspec.convert(asked, ChatRequest)
@@ -169,23 +199,27 @@ class Planner:
             key = key_of(asked, tenant=user)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             return _error(400, str(error))
+        except RecursionError:
+            return _error(400, "the request is nested too deeply")
         directives = Directives.parse(request.headers.get("cache-control"))
         if not is_deterministic(asked):
             directives = replace(directives, no_store=True)  # the same question may have another answer
         job = _Job(self, chat, {"user": user, "model": chat.model})
         tags = [f"model:{chat.model}"]
         try:
-            answer = await self._answer(job, key, tags, directives)
+            answer = await _unless_hung_up(request, self._answer(job, key, tags, directives))
         except OverBudgetError as error:
             denied = error.decision
             kind = "over budget" if denied.outcome is Outcome.DENIED else "the budget's state is not known"
             return _error(denied.status_code, kind, denied.headers())
         except NotCachedError as error:
             return _error(504, str(error))
-        except (OverloadedError, RememberedError) as error:
+        except (OverloadedError, RememberedError, ComputeCancelledError) as error:
             return _error(503, str(error), {"Retry-After": "1"})
         except TimeoutError:
             return _error(504, "the computation took too long")
+        if answer is None:
+            return Response(status_code=HUNG_UP)
         if job.decision is not None:
             answer.headers.update(job.decision.headers())
         self._seconds.labels(answer.headers["X-OKOME-Cache"]).observe(time.monotonic() - began)
@@ -200,10 +234,9 @@ class Planner:
             job.events,
             tags=tags,
             directives=directives,
-            complete=lambda chunks: bool(chunks) and chunks[-1] == DONE,
+            complete=is_complete,
         )
-        headers = stream.headers() | {"Cache-Control": "no-store"}
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        return _Events(stream)
 
     async def health(self, _: Request) -> Response:
         """Up even without Redis: then everything is computed."""
@@ -311,6 +344,35 @@ class _Job:
             "created": int(time.time()),
             "model": self.chat.model,
         }
+
+
+def is_complete(chunks: Sequence[bytes]) -> bool:
+    """Whether these are all events of an answer, wherever they were cut into chunks: a generation that breaks
+    off ends its stream as quietly as one that is done, but for the last event.
+    """
+    return b"".join(chunks).endswith(DONE)
+
+
+async def _unless_hung_up(request: Request, answering: Awaitable[Response]) -> Response | None:
+    """Its answer; or None, and it is cancelled, if the client hangs up before there is one."""
+    work = asyncio.ensure_future(answering)
+    gone = asyncio.ensure_future(_hang_up(request.receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        while not work.done():  # more than once: redis-py may lose a cancellation
+            work.cancel()
+            await asyncio.wait({work}, timeout=1)
+            if work.cancelled():
+                return None
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(content: Mapping[str, Any]) -> bytes:

@@ -29,6 +29,8 @@ class Wakes:
         self._task: asyncio.Task[None] | None = None
         self.up = asyncio.Event()
         """Set while subscribed."""
+        self.lost = False
+        """Whether the last attempt to subscribe failed, or what it led to has ended."""
 
     def start(self) -> None:
         if self._task is None:
@@ -65,6 +67,7 @@ class Wakes:
         while True:
             pubsub = self._redis.pubsub()
             try:
+                await self._redis.initialize()  # a cluster's client does not know its nodes before
                 await pubsub.subscribe(self._channel)
                 await self._receive(pubsub)
             except UNAVAILABLE:
@@ -72,6 +75,7 @@ class Wakes:
                     pause = RECONNECT[0]
             finally:
                 self.up.clear()
+                self.lost = True
                 self.wake_everyone()
                 with suppress(*UNAVAILABLE):
                     await pubsub.aclose()
@@ -91,6 +95,7 @@ class Wakes:
             asked = False
             if message["type"] == "subscribe":
                 self.up.set()
+                self.lost = False
                 self.wake_everyone()
             elif message["type"] == "message":
                 self._heard(message["data"])

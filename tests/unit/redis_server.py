@@ -11,6 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,12 +39,14 @@ def redis_server_binary() -> Path:
 class RedisServer:
     """`url` is for the application user, who may do what CN01 lets it do; `admin` may do everything."""
 
-    def __init__(self, *options: str, commands: tuple[str, ...] = APPLICATION_COMMANDS) -> None:
+    def __init__(
+        self, *options: str, commands: tuple[str, ...] = APPLICATION_COMMANDS, password: str | None = None
+    ) -> None:
         self._options = options
         self._commands = commands
         self._folder = Path(tempfile.mkdtemp(prefix="okome-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._password = secrets.token_hex(16)
+        self._password = password or secrets.token_hex(16)
         self._admin_password = secrets.token_hex(16)
         self.socket = self._folder / "redis.sock"
         self.url = f"unix://okome:{self._password}@{self.socket}"
@@ -124,6 +128,21 @@ class RedisServer:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """It lives on and keeps its data, but nobody gets through to it."""
+        away = self.socket.with_suffix(".away")
+        self.admin.ping()
+        self.socket.rename(away)
+        self.admin.client_kill_filter(_type="normal", skipme=True)
+        try:
+            yield
+        finally:
+            away.rename(self.socket)
+
+    def execute(self, *command: str | int) -> Any:
+        return self.admin.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's own
+
     def calls(self) -> dict[str, int]:
         """How often each command was called since the last `forget_calls`, those within scripts included."""
         stats: dict[str, dict[str, Any]] = self.admin.info("commandstats")
@@ -138,6 +157,11 @@ class RedisServer:
     def value(self, key: bytes) -> bytes:
         """As Redis would dump it, whatever its type."""
         return bytes(self.admin.dump(key) or b"")
+
+    def text(self, key: str, field: str) -> str:
+        """Of a hash; empty if it is not there."""
+        value = self.admin.hget(key, field) or b""
+        return value if isinstance(value, str) else value.decode()
 
     def denied(self) -> list[Any]:
         """What the ACL refused."""

@@ -1,9 +1,11 @@
 """Budgets against a real Redis, under the ACL of CN01."""
 
 import asyncio
+import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -376,19 +378,6 @@ async def test_spent_while_redis_was_gone_is_remembered(
     assert budgets.counts["unsettled"] == 1
 
 
-@contextmanager
-def unreachable(server: RedisServer) -> Iterator[None]:
-    """It lives on and keeps its data, but nobody gets through to it."""
-    away = server.socket.with_suffix(".away")
-    server.admin.ping()
-    server.socket.rename(away)
-    server.admin.client_kill_filter(_type="normal", skipme=True)
-    try:
-        yield
-    finally:
-        away.rename(server.socket)
-
-
 @pytest.mark.parametrize("settled", ["committed", "cancelled"])
 async def test_spent_while_redis_was_unreachable_is_remembered(
     own_server: RedisServer, own_client: Redis, open_budgets: Open, settled: str
@@ -398,7 +387,7 @@ async def test_spent_while_redis_was_unreachable_is_remembered(
     lease, later = await granted(budgets, {"tokens": 10}), await granted(budgets, {"tokens": 150})
     assert await budgets.start(lease)
     if settled == "committed":
-        with unreachable(own_server):
+        with own_server.unreachable():
             await budgets.commit(lease, {"tokens": 900})
     else:
         commit = asyncio.create_task(budgets.commit(lease, {"tokens": 900}))
@@ -410,6 +399,142 @@ async def test_spent_while_redis_was_unreachable_is_remembered(
     assert not await budgets.start(later)
     assert (await budgets.reserve(ANN, {"tokens": 900})).outcome is Outcome.DENIED
     assert await left(budgets) == 100
+
+
+@pytest.mark.parametrize("again", ["a reservation", "a check"])
+async def test_spent_while_redis_was_unreachable_is_remembered_after_a_restart(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open, again: str
+) -> None:
+    """The process that knew is gone; the counter in Redis lives on, and knows of the old reservation only."""
+    budgets = open_budgets(TOKENS, COST, redis=own_client, breaker=0)
+    lease = await granted(budgets, {"tokens": 10, "cost": 10})
+    assert await budgets.start(lease)
+    with own_server.unreachable():
+        await budgets.commit(lease, {"tokens": 900, "cost": 400})
+        restarted = open_budgets(TOKENS, COST, redis=own_client, breaker=0)
+        await restarted.check()
+        assert (await restarted.reserve(ANN, {"tokens": 0})).outcome is Outcome.UNAVAILABLE
+    if again == "a check":
+        await restarted.check()
+    before = own_server.matching("okome:*:cap:*")
+    assert len(before) == 2
+    assert (await restarted.reserve(ANN, {"tokens": 101})).outcome is Outcome.DENIED
+    assert await left(restarted) == 100
+    assert await left(restarted, "cost") == 100
+    assert restarted.counts["seeded"] == 2
+
+
+async def test_a_restart_forgets_only_what_the_ledger_can_tell_of_this_period(
+    open_budgets: Open, ledger: Ledger, redis: Redis, server: RedisServer
+) -> None:
+    budgets = open_budgets(TOKENS)
+    await budgets.commit(await granted(budgets, {"tokens": 1}))
+    (key,) = (key.decode() for key in server.matching("okome:*:cap:*"))
+    others = [key.replace("{test}", "{other}"), key.rpartition("-")[0] + "-86400"]
+    for other in others:
+        await ledger.settle("lease", [(other, 5)], at=1.0)
+        await redis.hset(other, "s", "5")
+    restarted = open_budgets(TOKENS)
+    await restarted.check()
+    assert restarted._stale == {key}
+    assert await left(restarted) == 999
+    assert set(server.matching("okome:*:cap:*")) == {name.encode() for name in (key, *others)}
+
+
+async def test_a_ledger_that_cannot_be_read_at_first_decides_nothing(
+    open_budgets: Open, ledger: Ledger
+) -> None:
+    ledger._thread.submit(ledger._connection.execute, "ALTER TABLE entries RENAME TO hidden").result()
+    budgets = open_budgets(TOKENS)
+    with pytest.raises(sqlite3.Error):
+        await budgets.check()
+    decision = await budgets.reserve(ANN, {"tokens": 1})
+    assert (decision.outcome, decision.headers()) == (Outcome.STATE_LOST, {"Retry-After": "1"})
+    ledger._thread.submit(ledger._connection.execute, "ALTER TABLE hidden RENAME TO entries").result()
+    assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.ALLOWED
+
+
+async def test_a_start_that_is_refused_gives_the_lease_back(open_budgets: Open, server: RedisServer) -> None:
+    budgets = open_budgets(REQUESTS, TOKENS, lease_ttl=0.05)
+    late = await granted(budgets, {"requests": 1, "tokens": 300})
+    await asyncio.sleep(0.06)
+    taken = await granted(budgets, {"tokens": 800})
+    assert not await budgets.start(late)
+    await budgets.refund(taken)
+    assert not await budgets.start(late), "it is over"
+    assert (await left(budgets), await left(budgets, "requests")) == (1000, 10)
+    server.admin.flushall()
+    assert await left(budgets) == 1000
+
+
+async def killed_in_its_start(server: RedisServer, path: Path, when: str) -> None:
+    """A process that reserves 300 and starts, and is killed (-9) at some point of that."""
+    book = sqlite3.connect(path, isolation_level=None)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.unit.start_a_lease", server.url, str(path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            assert await process.stdout.readline() == b"reserved\n"
+            if when == "before the ledger has it":
+                book.execute("BEGIN IMMEDIATE")
+            elif when == "before Redis has it":
+                server.pause()
+            process.send_signal(signal.SIGUSR1)
+            if when == "before the ledger has it":
+                await asyncio.sleep(0.2)
+            elif when == "before Redis has it":
+                while not book.execute("SELECT * FROM entries").fetchall():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            else:
+                assert await process.stdout.readline() == b"started\n"
+    finally:
+        process.kill()
+        await process.wait()
+        server.resume()
+        book.close()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize(
+    ("when", "charged"),
+    [
+        ("before the ledger has it", {0}),
+        ("before Redis has it", {0, 300}),  # the call was under way, or not yet
+        ("after it began", {300}),
+    ],
+)
+async def test_what_began_is_charged_when_a_process_is_killed(
+    open_budgets: Open, server: RedisServer, tmp_path: Path, when: str, charged: set[int], lost: bool
+) -> None:
+    budgets = open_budgets(TOKENS, lease_ttl=0.2, started_ttl=0.2)
+    await killed_in_its_start(server, tmp_path / "spent.sqlite", when)
+    if lost:
+        server.admin.flushall()
+    await asyncio.sleep(0.3)
+    spent = 1000 - await left(budgets)
+    assert spent in charged
+    if lost and when == "before Redis has it":
+        assert spent == 300, "by the ledger, it may have begun"
+
+
+@pytest.mark.parametrize("how", ["a key that is not ours", "no memory"])
+async def test_a_refusal_is_no_outage(open_budgets: Open, server: RedisServer, how: str) -> None:
+    """By default an outage would close everybody's hard caps for a second."""
+    budgets = open_budgets(TOKENS)
+    await granted(budgets, {"tokens": 1})
+    (key,) = server.matching("okome:*:cap:*")
+    if how == "no memory":
+        server.admin.config_set("maxmemory", 1)
+    else:
+        server.admin.set(key, "not ours")
+    try:
+        assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.UNAVAILABLE
+    finally:
+        server.admin.config_set("maxmemory", 0)
+    assert (await budgets.reserve({"user": "bob"}, {"tokens": 1})).outcome is Outcome.ALLOWED
 
 
 async def test_script_flush(open_budgets: Open, server: RedisServer) -> None:

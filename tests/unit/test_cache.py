@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -235,6 +236,81 @@ async def test_a_new_caller_does_not_join_what_was_abandoned(open_cache: Open, o
             await waiter
         origin.release.set()
         assert (await cache.get_or_compute("k", origin)).value == Answer("answer 2")
+
+
+@contextmanager
+def paused(server: RedisServer) -> Iterator[None]:
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+async def test_who_looks_for_a_new_value_keeps_no_forgotten_work_alive(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
+    async with asyncio.timeout(20), open_cache() as cache:
+        origin.release.clear()
+        first = asyncio.create_task(cache.get_or_compute("k", origin))
+        await origin.started.wait()
+        await cache.invalidate("k")
+        with paused(server):
+            second = asyncio.create_task(cache.get_or_compute("k", origin))
+            await asyncio.sleep(0)  # it is looking
+            first.cancel()
+            await until(lambda: origin.cancelled == 1)
+        origin.release.set()
+        assert (await second).value == Answer("answer 2")
+
+
+@pytest.mark.parametrize("forgotten", ["invalidated", "replaced"])
+async def test_who_is_expected_keeps_work_alive_only_until_it_is_forgotten(
+    open_cache: Open, origin: Origin, server: RedisServer, forgotten: str
+) -> None:
+    async with asyncio.timeout(20), open_cache() as cache:
+        origin.release.clear()
+        first = asyncio.create_task(cache.get_or_compute("k", origin))
+        await origin.started.wait()
+        with paused(server):
+            looking = asyncio.create_task(
+                cache.get_or_compute("k", origin, directives=Directives(only_if_cached=True))
+            )
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait({first})
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert origin.cancelled == 0
+            if forgotten == "invalidated":
+                last: asyncio.Task[object] = asyncio.create_task(cache.invalidate("k"))
+            else:
+                anew = cache.get_or_compute("k", origin, directives=Directives(no_cache=True))
+                last = asyncio.create_task(anew)
+            await until(lambda: origin.cancelled == 1)
+        origin.release.set()
+        await last
+        with pytest.raises(NotCachedError):
+            await looking
+
+
+async def test_a_cancellation_is_not_lost_whenever_it_comes(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
+    """redis-py may lose one: nobody waits, and the work would go on, the lock be kept."""
+    origin.release.clear()
+    async with asyncio.timeout(20), open_cache() as cache:
+        for steps in range(60):
+            for directives in (Directives(), Directives(no_cache=True)):
+                waiter = asyncio.create_task(cache.get_or_compute("k", origin, directives=directives))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                while not waiter.done():  # the caller's own may meet redis-py, too
+                    waiter.cancel()
+                    await asyncio.wait({waiter}, timeout=0.1)
+                await settled(cache)
+        assert not cache._flights
+        assert server.matching("okome:*:l:*") == []
 
 
 async def test_cancellation_from_within_is_an_error_and_not_remembered(

@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from redis.asyncio import Redis
 
 from bench.cache_processes import LOCK_TTL, hold, stampede, take_over
 from bench.processes import Processes, barrier, event
-from okome.cache import Cache, CachePolicy, OverloadedError
+from okome.cache import Cache, CachePolicy, OverloadedError, _value_name
 from okome.connection import connect
 from okome.envelope import Bytes
-from okome.headers import Status
+from okome.headers import Directives, Status
 from tests.unit.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -111,11 +112,152 @@ async def test_without_redis_it_fails_open_with_a_limit(own_server: RedisServer,
 
 async def test_the_limit_has_a_time_limit_too(own_server: RedisServer) -> None:
     own_server.kill()
-    async with opened(own_server, degraded_computes=1, max_compute=0.2) as cache:
+    async with opened(own_server, degraded_computes=1, degraded_wait=0.1) as cache:
         origin = Origin()
-        callers = [asyncio.create_task(cache.get_or_compute(str(n), origin)) for n in range(2)]
-        errors = await asyncio.gather(*callers, return_exceptions=True)
-        assert {type(error) for error in errors} <= {TimeoutError, OverloadedError}
+        first = asyncio.create_task(cache.get_or_compute("1", origin))
+        await origin.started.wait()
+        with pytest.raises(OverloadedError):
+            await cache.get_or_compute("2", origin)
+        origin.release.set()
+        assert (await first).status is Status.DEGRADED
+        assert (await cache.get_or_compute("2", origin)).status is Status.DEGRADED
+
+
+async def test_the_limit_is_for_what_is_never_cached_too(own_server: RedisServer) -> None:
+    never = Directives(no_store=True)
+    async with opened(own_server, degraded_computes=1, degraded_wait=0.1) as cache:
+        origin = Origin()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield await origin()
+
+        def three() -> list[asyncio.Task[object]]:
+            return [
+                asyncio.create_task(cache.get_or_compute("k", origin, directives=never)),
+                asyncio.create_task(cache.get_or_compute("k", origin, directives=never)),
+                asyncio.create_task(cache.stream("k", chunks, directives=never, complete=bool)),
+            ]
+
+        callers = three()
+        while origin.running < 3:  # noqa: ASYNC110  # with Redis there is no limit to them
+            await asyncio.sleep(0.01)
+        origin.release.set()
+        await asyncio.gather(*callers)
+        origin.release.clear()
+        own_server.kill()
+        while cache.available:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        callers = three()
+        while sum(caller.done() for caller in callers) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert origin.running == 1
+        origin.release.set()
+        found = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(one) for one in found].count(OverloadedError) == 2
+        stream = await cache.stream("k", chunks, directives=never, complete=bool)
+        with pytest.raises(OverloadedError):
+            await cache.get_or_compute("k", origin, directives=never)
+        await stream.aclose()  # its place is free again
+        assert (await cache.get_or_compute("k", origin, directives=never)).value == b"answer"
+
+
+@contextmanager
+def refusing(server: RedisServer, how: str) -> Iterator[None]:
+    """Redis is there, and refuses to write."""
+    admin = server.admin
+    undo: Callable[[], object]
+    if how == "OOM":
+        admin.config_set("maxmemory", 1)
+        undo = partial(admin.config_set, "maxmemory", 0)
+    elif how == "READONLY":
+        admin.replicaof("127.0.0.1", "1")  # nobody is there, and stale data is served
+        undo = partial(admin.replicaof, "NO", "ONE")
+    elif how == "MISCONF":
+        admin.config_set("save", "3600 1")
+        (server.socket.parent / "dump.rdb").mkdir()  # where the snapshot would go
+        admin.bgsave()
+        deadline = time.monotonic() + 20
+        while admin.info("persistence")["rdb_last_bgsave_status"] != "err":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        undo = partial(admin.config_set, "save", "")
+    else:
+        admin.acl_setuser("okome", enabled=True, commands=["-evalsha", "-eval"])
+        undo = partial(admin.acl_setuser, "okome", enabled=True, commands=["+evalsha", "+eval"])
+    try:
+        yield
+    finally:
+        undo()
+
+
+@pytest.mark.parametrize("how", ["OOM", "READONLY", "MISCONF", "NOPERM"])
+async def test_redis_that_refuses_to_write_is_read_all_the_same(own_server: RedisServer, how: str) -> None:
+    async with opened(own_server, lock_ttl=600) as cache:
+        origin = Origin()
+        origin.release.set()
+        assert (await cache.get_or_compute("k", origin)).status is Status.MISS
+        while cache._tasks:
+            await asyncio.wait(set(cache._tasks))
+        with refusing(own_server, how):
+            for key in ("1", "2"):
+                assert (await cache.get_or_compute(key, origin)).status is Status.DEGRADED
+                assert (await cache.get_or_compute("k", origin)).status is Status.HIT
+            assert cache.available
+            assert cache.counts["unavailable"] == 0
+            assert cache.counts["refused"] == 2
+        assert (await cache.get_or_compute("1", origin)).status is Status.MISS
+
+
+async def test_a_write_back_that_is_refused_gives_up_its_lock(own_server: RedisServer) -> None:
+    async with opened(own_server, lock_ttl=600) as cache:
+        origin = Origin()
+        caller = asyncio.create_task(cache.get_or_compute("k", origin))
+        await origin.started.wait()
+        with refusing(own_server, "OOM"):
+            origin.release.set()
+            assert (await caller).value == b"answer"
+            while cache._tasks:
+                await asyncio.wait(set(cache._tasks))
+            assert own_server.matching("okome:*:l:*") == []
+        assert (cache.counts["store_failed"], cache.counts["releases_failed"]) == (1, 0)
+
+
+async def test_one_key_that_is_not_ours_hurts_no_other(own_server: RedisServer) -> None:
+    async with opened(own_server) as cache:
+        origin = Origin()
+        origin.release.set()
+        await cache.put("good", b"stored")
+        await cache.put("bad", b"stored")
+        (good,) = own_server.matching("okome:*:v:" + _value_name("good"))
+        (bad,) = own_server.matching("okome:*:v:" + _value_name("bad"))
+        assert good != bad
+        own_server.admin.delete(bad)
+        own_server.admin.rpush(bad, "a list")
+        for _ in range(2):
+            assert (await cache.get_or_compute("bad", origin)).status is Status.DEGRADED
+            assert (await cache.get_or_compute("good", origin)).status is Status.HIT
+        assert cache.counts["unavailable"] == 0
+
+
+async def test_a_redis_that_loads_its_data_is_not_there_yet(tmp_path: Path) -> None:
+    with RedisServer("--enable-debug-command", "yes") as server:
+        async with opened(server) as cache:
+            origin = Origin()
+            origin.release.set()
+            for n in range(20):
+                await cache.put(str(n), b"stored")
+            server.admin.config_set("key-load-delay", 100_000)  # us for each key
+            server.admin.config_set("loading-process-events-interval-bytes", 1024)
+            loading = asyncio.create_task(asyncio.to_thread(server.admin.execute_command, "DEBUG", "RELOAD"))
+            while cache.available:
+                assert not loading.done()
+                await cache.get_or_compute("k", origin)
+                await asyncio.sleep(0.01)
+            assert (await cache.get_or_compute("1", origin)).value == b"answer"
+            assert cache.counts["unavailable"] > 0
+            await loading
+            while (await cache.get_or_compute("1", origin)).status is not Status.HIT:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
 
 async def test_it_comes_back_when_redis_does(own_server: RedisServer) -> None:
@@ -208,13 +350,17 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_unix_connection(str(self.upstream))
+        cut = False
 
         async def up() -> None:
+            nonlocal cut
             while data := await reader.read(65536):
-                upstream_writer.write(data)
-                await upstream_writer.drain()
                 if self.cut_after_send and b"EVALSHA" in data:
                     self.cut_after_send -= 1
+                    cut = True
+                upstream_writer.write(data)
+                await upstream_writer.drain()
+                if cut:
                     await asyncio.sleep(0.05)  # it has arrived, and its answer is lost
                     writer.transport.abort()
                     break
@@ -223,7 +369,7 @@ class Proxy:
         async def down() -> None:
             while data := await upstream_reader.read(65536):
                 await asyncio.sleep(self.delay)
-                if self.cut_after_send:
+                if cut:
                     continue
                 writer.write(data)
                 await writer.drain()
@@ -250,6 +396,29 @@ async def test_answers_cut_off_after_the_command_was_carried_out(server: RedisSe
             assert origin.calls == 6
             assert cache.counts["unavailable"] == 0
         await client.aclose()
+
+
+async def test_a_lock_whose_answer_was_lost_is_given_up(server: RedisServer, tmp_path: Path) -> None:
+    """Twice lost, so that the caller goes on without Redis: others must not wait until the lock ends."""
+    async with Proxy(server.socket, tmp_path / "proxy.sock") as proxy:
+        near, far = connect(server.url), connect(server.url.replace(str(server.socket), str(proxy.listen)))
+        policy = CachePolicy(lock_ttl=60, poll=60, breaker=0, redis_timeout=30, write_timeout=30)
+        origin = Origin()
+        origin.release.set()
+        async with (
+            asyncio.timeout(30),
+            Cache(far, namespace="p", codec=Bytes(), policy=policy) as one,
+            Cache(near, namespace="p", codec=Bytes(), policy=policy) as other,
+        ):
+            await one.get_or_compute("warm", origin)  # the scripts are known
+            while one._tasks:
+                await asyncio.wait(set(one._tasks))
+            proxy.cut_after_send = 2
+            assert (await one.get_or_compute("k", origin)).status is Status.DEGRADED
+            assert (await other.get_or_compute("k", origin)).status is Status.MISS
+            assert one.counts["unavailable"] == 1
+        for client in (near, far):
+            await client.aclose()
 
 
 async def test_a_slow_network_is_only_slow(server: RedisServer, tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ async def settled(cache: Cache[bytes]) -> None:
 
 async def test_forwarded_then_replayed_chunk_by_chunk(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"", b"bc", b"d")
-    first = await cache.stream("k", source)
+    first = await cache.stream("k", source, complete=bool)
     assert first.headers()["Cache-Status"] == "okome; fwd=uri-miss; stored"
     assert await read(first) == [b"a", b"", b"bc", b"d"]
     await settled(cache)
-    again = await cache.stream("k", source)
+    again = await cache.stream("k", source, complete=bool)
     assert again.headers()["X-OKOME-Cache"] == "HIT"
     assert await read(again) == [b"a", b"", b"bc", b"d"]
     assert (source.calls, source.closed) == (1, 1)
@@ -72,7 +72,7 @@ async def test_the_first_chunk_is_out_before_the_second_exists(cache: Cache[byte
     source = Source(b"a", b"b", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        stream = await cache.stream("k", source)
+        stream = await cache.stream("k", source, complete=bool)
         assert await anext(stream) == b"a"
         source.permits.release()
         assert await read(stream) == [b"b"]
@@ -82,9 +82,9 @@ async def test_many_readers_share_one_source_and_each_gets_all(cache: Cache[byte
     source = Source(b"a", b"b", b"c", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        first = await cache.stream("k", source)
+        first = await cache.stream("k", source, complete=bool)
         assert await anext(first) == b"a"
-        others = [await cache.stream("k", source) for _ in range(5)]
+        others = [await cache.stream("k", source, complete=bool) for _ in range(5)]
         assert {stream.headers()["X-OKOME-Cache"] for stream in others} == {"COALESCED"}
         readers = [asyncio.create_task(read(stream)) for stream in others]
         for _ in range(2):
@@ -99,7 +99,10 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
     source = Source(b"a", b"b", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        one, two = await cache.stream("k", source), await cache.stream("k", source)
+        one, two = (
+            await cache.stream("k", source, complete=bool),
+            await cache.stream("k", source, complete=bool),
+        )
         assert (await anext(one), await anext(two)) == (b"a", b"a")
         await one.aclose()
         assert source.closed == 0
@@ -107,14 +110,17 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
         await settled(cache)
     assert source.closed == 1
     source.permits = asyncio.Semaphore(100)
-    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+    assert (await cache.stream("k", source, complete=bool)).headers()["X-OKOME-Cache"] == "MISS"
 
 
 async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        one, two = await cache.stream("k", source), await cache.stream("k", source)
+        one, two = (
+            await cache.stream("k", source, complete=bool),
+            await cache.stream("k", source, complete=bool),
+        )
         for _ in range(2):
             await one.aclose()
         assert source.closed == 0
@@ -126,20 +132,20 @@ async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[
 async def test_a_stream_that_breaks_is_delivered_so_far_and_never_stored(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b")
     source.error = ConnectionResetError("gone")
-    stream = await cache.stream("k", source)
+    stream = await cache.stream("k", source, complete=bool)
     assert [await anext(stream), await anext(stream)] == [b"a", b"b"]
     with pytest.raises(ConnectionResetError):
         await anext(stream)
     await settled(cache)
     source.error = None
-    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+    assert (await cache.stream("k", source, complete=bool)).headers()["X-OKOME-Cache"] == "MISS"
 
 
 async def test_an_error_before_the_first_chunk_is_raised_at_once(cache: Cache[bytes]) -> None:
     source = Source()
     source.error = ValueError("refused")
     with pytest.raises(ValueError, match="refused"):
-        await cache.stream("k", source)
+        await cache.stream("k", source, complete=bool)
 
 
 @pytest.mark.parametrize("why", ["no-store", "too large to join"])
@@ -149,12 +155,12 @@ async def test_an_error_before_the_first_chunk_of_a_bypass_is_raised_at_once(
     """While the caller can still answer with its status."""
     refused = Source()
     refused.error = ValueError("refused")
-    large = await cache.stream("k", Source(*[bytes(5_000)] * 100))
+    large = await cache.stream("k", Source(*[bytes(5_000)] * 100), complete=bool)
     async with asyncio.timeout(10):
         for _ in range(3):
             await anext(large)
     with pytest.raises(ValueError, match="refused"):
-        await cache.stream("k", refused, directives=Directives(no_store=why == "no-store"))
+        await cache.stream("k", refused, directives=Directives(no_store=why == "no-store"), complete=bool)
     assert refused.closed == refused.calls == 1
     assert cache.counts["bypass"] == 0
     await large.aclose()
@@ -172,20 +178,25 @@ async def test_what_is_not_complete_is_not_stored(cache: Cache[bytes]) -> None:
     assert again.headers()["X-OKOME-Cache"] == "MISS"
 
 
+async def test_what_complete_means_must_be_told(cache: Cache[bytes]) -> None:
+    with pytest.raises(TypeError, match="complete"):
+        await cache.stream("k", Source(b"a"))  # type: ignore[call-arg]  # on purpose
+
+
 async def test_an_empty_stream_is_empty_and_not_stored(cache: Cache[bytes]) -> None:
     source = Source()
     for _ in range(2):
-        assert await read(await cache.stream("k", source)) == []
+        assert await read(await cache.stream("k", source, complete=bool)) == []
         await settled(cache)
     assert source.calls == 2
 
 
 async def test_too_large_is_passed_through_whole(cache: Cache[bytes]) -> None:
     source = Source(*(bytes([n]) * 5_000 for n in range(200)))
-    assert await read(await cache.stream("k", source)) == list(source.chunks)
+    assert await read(await cache.stream("k", source, complete=bool)) == list(source.chunks)
     await settled(cache)
     assert cache.counts["oversize"] == 1
-    again = await cache.stream("k", source)
+    again = await cache.stream("k", source, complete=bool)
     assert again.headers()["X-OKOME-Cache"] == "BYPASS"
     assert await read(again) == list(source.chunks)
 
@@ -201,7 +212,7 @@ async def test_a_huge_stream_is_not_kept_in_memory(cache: Cache[bytes]) -> None:
             yield bytes(10_000)
 
     async with asyncio.timeout(10):
-        stream = await cache.stream("k", endless)
+        stream = await cache.stream("k", endless, complete=bool)
         await asyncio.sleep(0.1)
         assert pulled < 100
         for _ in range(200):
@@ -215,8 +226,8 @@ async def test_another_process_replays_at_the_end(redis: Redis, cache: Cache[byt
     source = Source(b"a", b"b", free=False)
     async with asyncio.timeout(10), Cache(redis, namespace="streams", codec=Bytes()) as other:
         source.permits.release()
-        mine = await cache.stream("k", source)
-        theirs = asyncio.create_task(other.stream("k", source))
+        mine = await cache.stream("k", source, complete=bool)
+        theirs = asyncio.create_task(other.stream("k", source, complete=bool))
         await asyncio.sleep(0.05)
         source.permits.release()
         assert await read(mine) == [b"a", b"b"]
@@ -228,19 +239,19 @@ async def test_another_process_replays_at_the_end(redis: Redis, cache: Cache[byt
 
 async def test_no_store_and_values_apart(cache: Cache[bytes]) -> None:
     source = Source(b"a")
-    bypass = await cache.stream("k", source, directives=Directives(no_store=True))
+    bypass = await cache.stream("k", source, directives=Directives(no_store=True), complete=bool)
     assert (bypass.headers()["X-OKOME-Cache"], await read(bypass)) == ("BYPASS", [b"a"])
     await cache.put("k", b"a value")
-    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+    assert (await cache.stream("k", source, complete=bool)).headers()["X-OKOME-Cache"] == "MISS"
     await settled(cache)
     await cache.invalidate("k")
     assert await cache.get("k") is None
-    assert (await cache.stream("k", source)).headers()["X-OKOME-Cache"] == "MISS"
+    assert (await cache.stream("k", source, complete=bool)).headers()["X-OKOME-Cache"] == "MISS"
 
 
 async def test_a_waiting_caller_that_is_cancelled_leaves(cache: Cache[bytes]) -> None:
     source = Source(b"a", free=False)
-    caller = asyncio.create_task(cache.stream("k", source))
+    caller = asyncio.create_task(cache.stream("k", source, complete=bool))
     await asyncio.sleep(0.05)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):

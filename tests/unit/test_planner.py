@@ -11,17 +11,20 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
+import uvicorn
 from redis.asyncio import Redis
 
 from okome.budget import Budgets, Lease
-from okome.cache import Cache
+from okome.cache import Cache, CachePolicy
 from okome.envelope import Bytes
+from okome.keys import digest
 from okome.ledger import Ledger
 from okome.planner import (
     DONE,
@@ -32,6 +35,7 @@ from okome.planner import (
     Planner,
     _Job,
     default_rules,
+    is_complete,
     main,
 )
 from tests.unit.redis_server import RedisServer
@@ -289,12 +293,19 @@ def test_directives(planner: httpx.Client) -> None:
         b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5000}',
         b'{"model": "m", "messages": "x"}',
         b"\xff\xfe",
+        b'{"x":' * 100_000,
     ],
+    ids=lambda body: body[:20].decode(errors="replace"),
 )
 def test_a_bad_request_is_400(planner: httpx.Client, body: bytes) -> None:
     answer = planner.post("/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_deeply_nested_request_is_told_so_in_one_sentence(planner: httpx.Client) -> None:
+    answer = planner.post("/v1/chat/completions", content=b'{"model": ' + b"[" * 100_000)
+    assert answer.json()["error"]["message"] == "the request is nested too deeply"
 
 
 def test_a_huge_request_is_413(planner: httpx.Client) -> None:
@@ -347,3 +358,159 @@ def test_a_bad_address_is_refused(listen: str, capsys: pytest.CaptureFixture[str
         main(["--listen", listen])
     assert exit_.value.code == 2
     assert "HOST:PORT" in capsys.readouterr().err
+
+
+class InProcess:
+    """The application behind a real socket, in the test's own process: its inner counts can be looked at."""
+
+    def __init__(self, planner: Planner, cache: Cache[bytes], port: int) -> None:
+        self.planner, self.cache, self.port = planner, cache, port
+        self.body = json.dumps({**QUESTION, "stream": True}).encode()
+
+    async def connect(self, body: bytes | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client that has asked, and reads nothing yet."""
+        body = self.body if body is None else body
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: okome\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        return reader, writer
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110  # of the server's state, which has no event to wait for
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def in_process(
+    redis: Redis, gpu: GpuStandIn, policy: CachePolicy, budgets: Budgets
+) -> AsyncIterator[InProcess]:
+    cache = Cache(redis, namespace="in-process", codec=Bytes(), policy=policy)
+    planner, port = Planner(cache, budgets, gpu), free_port()
+    server = uvicorn.Server(uvicorn.Config(planner.app, host="127.0.0.1", port=port, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(60):
+            while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.01)
+            yield InProcess(planner, cache, port)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(serving, 30)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+PATIENT = CachePolicy(redis_timeout=30, write_timeout=30)
+
+
+async def free(budgets: Budgets) -> int:
+    """Tokens that are neither reserved nor spent."""
+    subject = {"user": digest("anonymous"), "model": "rice-7b"}
+    (quota,) = (await budgets.reserve(subject, {"tokens": 0})).quotas
+    return quota.remaining
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reader", ["none", "another"])
+async def test_who_hangs_up_at_once_leaves_nothing_behind(redis: Redis, ledger: Ledger, reader: str) -> None:
+    """Neither a place in a stream, nor a computation, nor a reservation."""
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=0.01, tokens_per_second=0.5)
+    async with in_process(redis, gpu, PATIENT, budgets) as server:
+        cache = server.cache
+        if reader == "another":  # then what others ask for has begun already
+            _, patient = await server.connect()
+            await server.until(lambda: gpu.counts["tokens"] == 1)
+        for _ in range(20):
+            _, writer = await server.connect()
+            writer.close()
+            await asyncio.sleep(0.002)
+        if reader == "another":
+            (flight,) = cache._flights.values()
+            assert flight.tee is not None
+            tee = flight.tee
+            await server.until(lambda: flight.waiters == len(tee._positions) == 1)
+            assert gpu.counts["requests"] == 1
+            patient.close()
+        await server.until(lambda: not cache._flights and not cache._tasks)
+        await server.until(lambda: not server.planner._settlements)
+        assert gpu.counts["tokens"] < 5
+        spent = gpu.counts["tokens"] + 3 * gpu.counts["requests"]
+        assert await free(budgets) == 10_000 - spent
+
+
+@pytest.mark.anyio
+async def test_hanging_up_before_the_first_byte_stops_the_work(redis: Redis, ledger: Ledger) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=3600)
+    async with in_process(redis, gpu, PATIENT, budgets) as server:
+        for body in (server.body, json.dumps(QUESTION).encode()):
+            before = gpu.counts["requests"]
+            _, writer = await server.connect(body)
+            await server.until(lambda before=before: gpu.counts["requests"] == before + 1)  # type: ignore[misc]
+            writer.close()
+            await server.until(lambda: not server.cache._flights and not server.planner._settlements)
+        assert gpu.counts["tokens"] == 0
+        assert server.cache.counts["stored"] == 0
+        assert await free(budgets) == 10_000 - 2 * 3
+
+
+class Unwell(GpuStandIn):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def tokens(self, request: ChatRequest) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.anyio
+async def test_work_that_is_cancelled_from_within_is_503(redis: Redis, ledger: Ledger) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, Unwell(asyncio.CancelledError()), PATIENT, budgets) as server,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        for stream in (False, True):
+            answer = await client.post(
+                f"http://127.0.0.1:{server.port}/v1/chat/completions", json={**QUESTION, "stream": stream}
+            )
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.anyio
+async def test_a_lost_state_is_503_and_says_when_to_ask_again(
+    redis: Redis, ledger: Ledger, server: RedisServer
+) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, GpuStandIn(), PATIENT, budgets) as planner,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
+        answer = await client.post(f"http://127.0.0.1:{planner.port}/v1/chat/completions", json=QUESTION)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert budgets.counts["state_lost"] == 1
+
+
+@pytest.mark.parametrize(
+    ("chunks", "complete"),
+    [
+        ([], False),
+        ([b""], False),
+        ([b"data: 1\n\n"], False),
+        ([b"data: 1\n\n", DONE], True),
+        ([b"data: 1\n\ndata: [DO", b"NE]\n", b"\n", b""], True),
+        ([b"data: 1\n\n", DONE[:-1]], False),
+        ([DONE, b"data: 1\n\n"], False),
+    ],
+)
+def test_only_a_stream_with_its_last_event_is_complete(chunks: list[bytes], complete: bool) -> None:
+    assert is_complete(chunks) is complete
