@@ -207,7 +207,8 @@ class Load:
                     connection.request("GET", self.path, headers={"X-Request-ID": name})
                     answer = connection.getresponse()
                     answer.read()
-                    assert (answer.status, answer.getheader("X-Cache-Status")) == (200, "HIT")
+                    got = answer.status, answer.getheader("X-Cache-Status")
+                    assert got == (200, "HIT"), f"{name}: {got}"
                     self.answered[number] += 1
         except (AssertionError, OSError, HTTPException) as error:
             self.failures.append(repr(error))
@@ -241,7 +242,7 @@ def test_no_line_of_the_log_is_lost_or_torn_in_a_rotation(finished: Frontend, un
     count = "systemctl start okome-hitratio.service; okome-hitratio --json"
     before = json.loads(finished.run(count)).get("/assets/", {"hits": 0})["hits"]
     path = "/assets/immutable/rotation"
-    finished.client.ask(path)
+    finished.client.ask(path, Accept_Encoding="identity")  # as http.client asks
     with Load(finished.client, path) as load:
         for _ in range(3):
             seen = sum(load.answered)
@@ -249,8 +250,8 @@ def test_no_line_of_the_log_is_lost_or_torn_in_a_rotation(finished: Frontend, un
                 "logrotate -f /etc/logrotate.d/okome-nginx && systemctl start okome-hitratio.service"
             )
             assert sum(load.answered) > seen, "nobody asked during the rotation"
-            time.sleep(1)
-    assert load.failures == []
+            time.sleep(2)  # systemd starts nothing more than five times in ten seconds
+    assert not load.failures, load.failures
     requests = sum(load.answered)
     limit = time.monotonic() + 60
     while True:
@@ -259,7 +260,7 @@ def test_no_line_of_the_log_is_lost_or_torn_in_a_rotation(finished: Frontend, un
         if (logged, hits) == (["0", str(requests), str(requests)], requests):
             break
         assert time.monotonic() < limit, (logged, hits, requests)
-        time.sleep(0.5)
+        time.sleep(2)
     assert finished.run(f"stat -c '%U:%G %a' {LOG}").strip() == "www-data:adm 640"
 
 
