@@ -292,8 +292,12 @@ def tell(control: Path, **words: Any) -> dict[str, Any]:
 
 async def serve(host: str, port: int, control: Path, mode: str) -> None:
     origin = Origin(host, port)
+    # The control socket is there before the port, and says nothing until that answers: who waits sees both or none.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(control))
+    listener.listen()
     await origin.switch(mode)
-    async with await asyncio.start_unix_server(origin.control, control):
+    async with await asyncio.start_unix_server(origin.control, sock=listener):
         await asyncio.Event().wait()
 
 
