@@ -33,6 +33,7 @@ class Stream:
 
     def __init__(self, client: Client, seconds: float, hold: str = "") -> None:
         self.chunks = int(seconds * 10)
+        self.hold = hold
         self.path = f"/stream?chunks={self.chunks}&interval=0.1&hold={hold}"
         self.received = b""
         self.failure: Exception | None = None

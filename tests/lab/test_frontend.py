@@ -48,7 +48,6 @@ BOTH = (
     "test_a_change_of_configuration_reloads_once",
     "test_a_long_stream_lost_nothing",
 )
-HOLD = "long"
 # Every stream is held until all has happened to it. Trixie's tests are fewer: three minutes would be waiting.
 STREAM_SECONDS = {"bookworm": 180, "trixie": 60}
 
@@ -101,7 +100,7 @@ def finished(lab: Lab, bare: str, stopped: str) -> Iterator[Frontend]:
 def long_stream(finished: Frontend, suite: str) -> Stream:
     """Three minutes at least, through everything that the other tests do."""
     finished.until_gate(up=True)
-    return Stream(finished.client, STREAM_SECONDS[suite], HOLD)
+    return Stream(finished.client, STREAM_SECONDS[suite], hold=f"long-{suite}")
 
 
 @pytest.fixture
@@ -282,7 +281,7 @@ def test_a_long_stream_lost_nothing(finished: Frontend, long_stream: Stream) -> 
         finished.until_gate(up=mode == "up")
         long_stream.assert_goes_on()
     assert finished.run("pgrep -f 'nginx: worker process is [s]hutting down'"), "no old worker drains"
-    finished.origin(release=HOLD)
+    finished.origin(release=long_stream.hold)
     long_stream.assert_whole()
 
 
