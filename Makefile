@@ -41,7 +41,7 @@ ifneq ($(LAB),)
 	fi
 endif
 
-demo: tools ## boot a bare node in the lab, make it CN01, again, verify (root: namespaces, mounts)
+demo: tools ## boot bare nodes in the lab, make them the tier, again, verify (root: namespaces, mounts)
 	@test -z "$(SUDO)" || echo "demo: sudo, for namespaces and mounts"
 	@$(SUDO) $(PY) -m lab.demo
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import inventory
+from group_data.all import ssh_user
 
-USER = "ncadmin"
 SECONDS = 20  # for everything that is asked of one node
 SERVICES = {
     "frontend": ("nginx", "okome-probe", "okome-hitratio.timer", "prometheus-nginx-exporter"),
@@ -19,8 +19,8 @@ SERVICES = {
 # One line for each thing that is known: a word, and what there is to say. As root of the node.
 QUESTIONS = {
     "frontend": """
-        if test -e /run/okome/upstream/down; then echo "upstream down"
-        elif systemctl -q is-active okome-probe; then echo "upstream up"; fi
+        said=$(systemctl show -P StatusText okome-probe)
+        ! systemctl -q is-active okome-probe || echo "upstream ${said%%:*}"
         ! test -x /usr/local/bin/okome-hitratio || echo "cache $(okome-hitratio --json)"
     """,
     "backend": """
@@ -72,7 +72,7 @@ def read(status: Status, output: str) -> None:
 def ssh(address: str) -> list[str]:
     """As the deploy gets there: its key and known hosts, nothing of a stranger's ~/.ssh/config, no questions."""
     options = {
-        "User": USER,
+        "User": ssh_user,
         "BatchMode": "yes",
         "ConnectTimeout": "5",
         "ServerAliveInterval": "5",

@@ -36,14 +36,19 @@ cache_inactive = "7d"  # nginx's default of 10 minutes would evict what an outag
 unstated_freshness_s = 1
 
 # -- TLS
-# The path of a certificate chain on the node, NAME.pem, turns TLS on; its key is NAME.key beside it.
+# The path of a certificate chain on the node, NAME.pem, turns TLS on; its key is NAME.key beside it. After a
+# renewal: the deploy, which sees that it is another one, or `systemctl reload nginx`.
 # Empty: plain HTTP, which is the LAN's default.
 tls_certificate = ""
 
 # -- failover
-probe_interval_s = 0.25  # between the end of one probe and the start of the next, ± 10 %
-probe_timeout_s = 1.0  # for a whole probe: connect, send, read
-probe_fall = 3  # failures in a row until the upstream is down
+# An orchestrator that hangs is known to be down fall × (timeout + 1.1 × interval) after its last answer at the
+# latest: 0.82 s, of the second that clients may wait for it. It may stop answering for fall × timeout +
+# (fall - 1) × interval, 0.7 s, before it is taken for down, and answer every time as late as the timeout: an
+# event loop that is busy for 200 ms, or one packet that is lost, is no outage.
+probe_interval_s = 0.1  # between the end of one probe and the start of the next, ± 10 %
+probe_timeout_s = 0.3  # for a whole probe: connect, send, read
+probe_fall = 2  # failures in a row until the upstream is down
 probe_rise = 2  # successes in a row until it is up again
 retry_after_s = 5  # what the maintenance answer tells clients
 

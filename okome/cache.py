@@ -47,6 +47,8 @@ _TOKEN = slice(TOKEN_AT, TOKEN_AT + TOKEN_BYTES)
 _NAMES = 4096  # of keys whose digests are kept
 _LONGEST_DRAW = 37.0  # -log of the smallest 1 - uniform() there is, 2^-53, rounded up
 _PASS_FOR = 60.0  # s for which a key is known to be too large
+_VALUE, _HIT = Kind.VALUE, Status.HIT  # to look up a member costs an enum as much as decoding does a value
+_COUNTED = {status: status.value.lower() for status in Status}
 _OVERSIZE, _UNFIT = object(), object()  # in place of a stream that grew too large, that is not complete
 
 
@@ -320,7 +322,7 @@ class Cache(Generic[T]):
         entry = await self._read(_value_name(key), tuple(tags), self._codec)
         if entry is None or entry.envelope.kind is not Kind.VALUE:
             return None
-        cached = self._classify(entry)
+        cached = _classify(entry, self._clock.now())
         return None if cached is None else self._count(cached)
 
     async def put(self, key: str, value: T, *, tags: Collection[str] = (), compute: float = 0.0) -> bool:
@@ -401,14 +403,15 @@ class Cache(Generic[T]):
             elif flight is None or flight.background or directives.only_if_cached:
                 entry = await self._read(name, work.tags, work.codec)
                 if entry is not None:
+                    now = self._clock.now()
+                    cached = _classify(entry, now)
+                    if cached is not None:
+                        if self._due(entry, cached, now):
+                            self._refresh(work, entry)
+                        return self._count(cached)
                     if entry.envelope.kind is Kind.ERROR:
                         self.counts["negative"] += 1
                         raise RememberedError(_text(entry.envelope.body))
-                    cached = self._classify(entry)
-                    if cached is not None:
-                        if self._due(entry, cached):
-                            self._refresh(work, entry)
-                        return self._count(cached)
                     fallback = entry
                 if directives.only_if_cached:
                     raise NotCachedError("only-if-cached, and it is not")
@@ -447,16 +450,20 @@ class Cache(Generic[T]):
             keys = [self._key("v", name)]
             if tags:
                 keys += [self._key("t", digest(tag)) for tag in tags]
-            data, *generations = await self._reader.read(keys)
+            found = await self._reader.read(keys)
+            data = found[0]
             if data is None:
                 return None
-            return await self._decode(data, codec, dict(zip(tags, generations, strict=True)) if tags else {})
+            known = dict(zip(tags, found[1:], strict=True)) if tags else {}
+            return await self._decode(data, codec, known)
         except UNAVAILABLE as error:
             self._unavailable(error)
             return None
 
     async def _decode(self, data: bytes, codec: Codec[Any], known: dict[str, bytes | None]) -> _Entry | None:
-        """None for what can't be decoded, hangs on an invalidated tag, or is past its life."""
+        """None for what can't be decoded or hangs on an invalidated tag, and for an error or a pass past its
+        life. How old a value may be is for those to say who use it.
+        """
         if len(data) < _IN_THREAD:
             envelope = unpack(data, codec.name)
         else:
@@ -466,7 +473,13 @@ class Cache(Generic[T]):
             return None
         if envelope.tags and await self._invalidated(envelope, known):
             return None
-        return self._open(envelope, codec)
+        if envelope.kind is not _VALUE:
+            return _Entry(envelope, None) if self._clock.now() < envelope.created + envelope.life else None
+        try:
+            return _Entry(envelope, codec.decode(envelope.body))
+        except Exception:  # noqa: BLE001  # a codec may raise anything; it always means: a miss
+            self.counts["undecodable"] += 1
+            return None
 
     async def _invalidated(self, envelope: Envelope, known: dict[str, bytes | None]) -> bool:
         others = [tag for tag in envelope.tags if tag not in known]
@@ -475,36 +488,11 @@ class Cache(Generic[T]):
             known = {**known, **dict(zip(others, read, strict=True))}
         return any(known[tag] != generation for tag, generation in envelope.tags.items())
 
-    def _open(self, envelope: Envelope, codec: Codec[Any]) -> _Entry | None:
-        if not self._clock.now() < envelope.created + envelope.life:
-            return None
-        if envelope.kind is not Kind.VALUE:
-            return _Entry(envelope, None)
-        try:
-            return _Entry(envelope, codec.decode(envelope.body))
-        except Exception:  # noqa: BLE001  # a codec may raise anything; it always means: a miss
-            self.counts["undecodable"] += 1
-            return None
-
-    def _classify(self, entry: _Entry) -> Cached[Any] | None:
-        """Fresh, stale but usable now, or (None) only of use should computing fail, or no value at all."""
-        envelope = entry.envelope
-        if envelope.kind is not Kind.VALUE:
-            return None
-        now = self._clock.now()
-        age = max(0.0, now - envelope.created)
-        ttl = envelope.fresh - age
-        if ttl > 0:
-            return Cached(entry.value, Status.HIT, age, ttl)
-        if -ttl < envelope.stale or now < envelope.quiet_until:
-            return Cached(entry.value, Status.STALE, age, ttl)
-        return None
-
-    def _due(self, entry: _Entry, cached: Cached[Any]) -> bool:
+    def _due(self, entry: _Entry, cached: Cached[Any], now: float) -> bool:
         """Whether to compute anew now: stale, or nearly so and drawn by lot (XFetch)."""
         envelope = entry.envelope
-        if cached.status is Status.STALE:
-            return self._clock.now() >= envelope.quiet_until
+        if cached.ttl <= 0:
+            return now >= envelope.quiet_until
         reach = envelope.compute * self.policy.beta
         if reach * _LONGEST_DRAW < cached.ttl or reach * -math.log(1.0 - self._uniform()) < cached.ttl:
             return False
@@ -604,7 +592,7 @@ class Cache(Generic[T]):
             self.counts["negative"] += 1
             flight.outcome.set_exception(RememberedError(_text(entry.envelope.body)))
             return True
-        cached = self._classify(entry)
+        cached = _classify(entry, self._clock.now())
         if cached is None:
             return False
         if waited and cached.status is Status.HIT:
@@ -834,7 +822,7 @@ class Cache(Generic[T]):
         return task
 
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
-        self.counts[cached.status.value.lower()] += 1
+        self.counts[_COUNTED[cached.status]] += 1
         return cached
 
 
@@ -847,6 +835,22 @@ def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
     if leads or cached.status is not Status.MISS:
         return cached
     return replace(cached, status=Status.COALESCED)
+
+
+def _classify(entry: _Entry, now: float) -> Cached[Any] | None:
+    """Fresh, stale but usable now, or (None) only of use should computing fail, or no value at all."""
+    envelope = entry.envelope
+    if envelope.kind is not _VALUE:
+        return None
+    age = now - envelope.created
+    if age < 0:
+        age = 0.0
+    ttl = envelope.fresh - age
+    if ttl > 0:
+        return Cached(entry.value, _HIT, age, ttl)
+    if -ttl < envelope.stale or now < envelope.quiet_until:
+        return Cached(entry.value, Status.STALE, age, ttl)
+    return None
 
 
 def _leave(flight: Flight[Any], tee: Tee, place: object) -> None:

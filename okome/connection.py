@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -45,7 +47,15 @@ def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Red
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
+    pool.connection_class = _packing(pool.connection_class)
     return Redis.from_pool(pool)
+
+
+def _packing(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A connection that packs commands in C, as redis-py's blocking client does where hiredis is installed,
+    and its asyncio client does not: a quarter of the time for a command of many keys.
+    """
+    return type(base.__name__, (base,), {"pack_command": staticmethod(HiredisRespSerializer().pack)})
 
 
 def require_bytes(redis: Any) -> None:

@@ -1,7 +1,7 @@
 """How a value lies in Redis: a fixed header, the tags it hangs on, the encoded value. What is not this is a
 miss.
 
-magic "okm", version, kind, compressed | crc32 of all that follows | crc32 of the codec's name | token
+magic (with version), kind, compressed | crc32 of all that follows | crc32 of the codec's name | token
 | created, fresh, stale, stale_if_error, compute, quiet_until (s) | length of tags | tags (msgpack) | body
 """
 
@@ -15,16 +15,17 @@ import zstandard
 
 T = TypeVar("T")
 
-MAGIC: Final = b"okm"
-VERSION: Final = 1
+MAGIC: Final = b"okm\x01"
+"""The last byte is the version of this format."""
 MAX_BYTES: Final = 8 * 1024 * 1024
 """The largest value that is stored, encoded and before compression."""
 COMPRESS_ABOVE: Final = 2048  # bytes; below it zstd costs more time than the network does
 TOKEN_BYTES: Final = 16
 
-_OUTER = struct.Struct(">3sBBBI")
-_INNER = struct.Struct(">I16sddddddI")
-TOKEN_AT: Final = _OUTER.size + 4
+_HEAD = struct.Struct(">4sBBI")  # magic and version, kind, compressed, checksum
+_REST = struct.Struct(">I16sddddddI")
+_HEADER = struct.Struct(_HEAD.format + _REST.format.removeprefix(">"))
+TOKEN_AT: Final = _HEAD.size + 4
 """Where the token stands: the scripts compare it without reading the value."""
 
 
@@ -98,7 +99,7 @@ class Envelope(msgspec.Struct, frozen=True):
         tags = _TAGS.encode(self.tags) if self.tags else b""
         rest = b"".join(
             (
-                _INNER.pack(
+                _REST.pack(
                     _codec_id(self.codec),
                     self.token,
                     self.created,
@@ -113,7 +114,7 @@ class Envelope(msgspec.Struct, frozen=True):
                 body,
             )
         )
-        return _OUTER.pack(MAGIC, VERSION, self.kind, compressed, zlib.crc32(rest)) + rest
+        return _HEAD.pack(MAGIC, self.kind, compressed, zlib.crc32(rest)) + rest
 
 
 _TAGS = msgspec.msgpack.Encoder()
@@ -130,26 +131,35 @@ def _codec_id(name: str) -> int:
 
 def unpack(data: bytes, codec: str) -> Envelope | None:
     """The envelope, or None for anything that was not packed by this version with this codec."""
-    if len(data) < _OUTER.size + _INNER.size:
+    if len(data) < _HEADER.size:
         return None
-    magic, version, kind, compressed, checksum = _OUTER.unpack_from(data)
-    if magic != MAGIC or version != VERSION or not 1 <= kind <= len(_KINDS):
+    (
+        magic,
+        kind,
+        compressed,
+        checksum,
+        codec_id,
+        token,
+        created,
+        fresh,
+        stale,
+        stale_if_error,
+        compute,
+        quiet_until,
+        tag_bytes,
+    ) = _HEADER.unpack_from(data)
+    if magic != MAGIC or codec_id != _codec_id(codec) or not 1 <= kind <= len(_KINDS):
         return None
-    if zlib.crc32(memoryview(data)[_OUTER.size :]) != checksum:
+    if zlib.crc32(data[_HEAD.size :]) != checksum:
         return None
-    codec_id, token, created, fresh, stale, stale_if_error, compute, quiet_until, tag_bytes = (
-        _INNER.unpack_from(data, _OUTER.size)
-    )
-    if codec_id != _codec_id(codec):
-        return None
-    start = _OUTER.size + _INNER.size
+    start = _HEADER.size + tag_bytes
     tags: dict[str, bytes] = {}
     if tag_bytes:
         try:
-            tags = _TAGS_DECODER.decode(data[start : start + tag_bytes])
+            tags = _TAGS_DECODER.decode(data[_HEADER.size : start])
         except msgspec.DecodeError:
             return None
-    body = data[start + tag_bytes :]
+    body = data[start:]
     if compressed:
         try:
             if zstandard.frame_content_size(body) > MAX_BYTES:

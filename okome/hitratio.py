@@ -11,13 +11,16 @@ Standard library only: it runs on the node's own python3.
 """
 
 import argparse
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 # What nginx calls an answer that came from the cache (ngx_http_upstream_module, $upstream_cache_status), and
 # one for which the origin had to send the body.
@@ -58,7 +61,7 @@ class Count:
 
 @dataclass
 class Totals:
-    """`offsets`: "device:inode" of each log file that is there → bytes of it that were read."""
+    """`offsets`: the identity of each log file that is there → bytes of it that were read."""
 
     locations: dict[str, Count] = field(default_factory=dict)
     unreadable: int = 0
@@ -79,15 +82,23 @@ class Totals:
                 self.locations[location] = count + Count(misses=1, miss_bytes=size)
 
 
-def read(path: Path, totals: Totals) -> None:
+def identity(log: BinaryIO) -> str | None:
+    """Device, inode and first line: an inode is used again as soon as a rotated file was compressed. None while
+    there is no whole line, and so nothing to count."""
+    found = os.fstat(log.fileno())
+    log.seek(0)
+    first = log.readline()
+    if not first.endswith(b"\n"):
+        return None
+    return f"{found.st_dev}:{found.st_ino}:{hashlib.sha256(first).hexdigest()[:16]}"
+
+
+def read(log: BinaryIO, key: str, totals: Totals) -> None:
     """Adds the complete lines that were not read before. A file that became shorter was written anew."""
-    with path.open("rb") as log:
-        found = os.fstat(log.fileno())
-        key = f"{found.st_dev}:{found.st_ino}"
-        offset = totals.offsets.get(key, 0)
-        log.seek(offset if offset <= found.st_size else 0)
-        totals.offsets[key] = log.tell()
-        totals.add(whole(log, totals, key))
+    offset = totals.offsets.get(key, 0)
+    log.seek(offset if offset <= os.fstat(log.fileno()).st_size else 0)
+    totals.offsets[key] = log.tell()
+    totals.add(whole(log, totals, key))
 
 
 def whole(log: Iterable[bytes], totals: Totals, key: str) -> Iterator[bytes]:
@@ -99,14 +110,21 @@ def whole(log: Iterable[bytes], totals: Totals, key: str) -> Iterator[bytes]:
 
 
 def update(log: Path, totals: Totals) -> None:
-    """Reads on in the log and in the one that was rotated last: nginx writes there until it has reopened."""
-    present = {}
-    for path in (log.with_name(f"{log.name}.1"), log):
-        if path.exists():
-            read(path, totals)
-            found = path.stat()
-            present[f"{found.st_dev}:{found.st_ino}"] = 0
-    totals.offsets = {key: offset for key, offset in totals.offsets.items() if key in present}
+    """Reads on in the log and in the one that was rotated last: nginx writes there until it has reopened.
+
+    The log is opened first. If it is rotated then, it is met again as the older one, and what came in its place
+    waits for the next run. So a file that is neither of the two will not be met again.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[str, BinaryIO] = {}
+        for path in (log, log.with_name(f"{log.name}.1")):
+            with contextlib.suppress(FileNotFoundError):
+                opened = stack.enter_context(path.open("rb"))
+                if key := identity(opened):
+                    found[key] = opened
+        totals.offsets = {key: offset for key, offset in totals.offsets.items() if key in found}
+        for key, file in reversed(found.items()):
+            read(file, key, totals)
 
 
 def load(path: Path) -> Totals:

@@ -8,6 +8,10 @@ that can't be written is cut short by nginx, one that isn't to be stored is not.
 every request. They live in RAM, and without them all is well: a probe that is stopped, or was never started,
 stops nothing.
 
+How soon the flag is there: `interval` (and 10 %) after the last good answer the first probe is sent that fails; an
+origin that refuses is down after `fall` of those, one that hangs costs `timeout` more for each. Its worst case is
+fall × (timeout + 1.1 × interval). The numbers, and what they forgive, are in group_data/frontends.py.
+
 Standard library only: it runs on the node's own python3.
 """
 

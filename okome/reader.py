@@ -62,7 +62,8 @@ class Reader:
         wanted: dict[str, bytes | None] = {}
         for read in queued:
             batch.append(read)
-            wanted.update(dict.fromkeys(read[0]))
+            for key in read[0]:
+                wanted[key] = None
             if len(wanted) >= MAX_KEYS:
                 self._start(batch, wanted)
                 batch, wanted = [], {}
@@ -93,7 +94,8 @@ class Reader:
             found = dict(zip(wanted, values, strict=True))
             for keys, answer in batch:
                 if not answer.done():
-                    answer.set_result([found[key] for key in keys])
+                    # A comprehension is a function call, and nearly all ask for one key.
+                    answer.set_result([found[keys[0]]] if len(keys) == 1 else [found[key] for key in keys])
         finally:
             # After the tasks that this answer wakes: what they ask for next is gathered, too.
             asyncio.get_running_loop().call_soon(self._fetched)

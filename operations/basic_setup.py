@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
+from pyinfra.facts.files import Sha256File
 from pyinfra.operations import server
 
 from facts.machine import Machine
@@ -13,7 +14,7 @@ from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
 from facts.units import APPLIED
 from operations.config_set import ConfigFile, ConfigSet, config_set, host_data
-from operations.nginx import SITE, giving_way, kept_aside, nginx_config
+from operations.nginx import OPEN_REQUESTS, SITE, giving_way, kept_aside, nginx_config
 from operations.packages import packages
 from operations.secret import secret
 from operations.unit import unit
@@ -89,7 +90,9 @@ def backend() -> None:
 def frontend() -> None:
     """nginx: one site in front of the orchestrator, its cache, its logs."""
     suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
-    nginx = nginx_config(suite, host.name.upper(), host_data())
+    tls = host.data.tls_certificate
+    certificate = host.get_fact(Sha256File, path=tls) if tls else None
+    nginx = nginx_config(suite, host.name.upper(), host_data(), certificate)
     found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
     old, aside = giving_way(found, nginx, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)
@@ -100,12 +103,15 @@ def frontend() -> None:
     )
     folders = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles")
     rotation = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate")
+    hourly = ConfigSet((ConfigFile("/etc/systemd/system/logrotate.timer.d/okome.conf"),), check="systemd")
 
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
     config_set(name="nginx service", config=service)
     packages(name="nginx", names=["nginx"])
     config_set(name="nginx folders", config=folders)
     config_set(name="nginx log rotation", config=rotation)
+    config_set(name="Log sizes are looked at every hour", config=hourly)
+    unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=hourly)
     kept_aside(name="Copies of what gives way", paths=old + aside)
     if old:
         # nginx may run with what is removed now: before that goes, the mark that nginx was told goes.
@@ -116,5 +122,6 @@ def frontend() -> None:
         unit="nginx",
         restarted_if=service,
         reloaded_if=nginx,
-        patience=host.data.drain_timeout_s + 60,  # a restart waits for the streams
+        busy=OPEN_REQUESTS,
+        patience=host.data.drain_timeout_s + 60,  # a stream may begin in the moment before a restart
     )

@@ -17,6 +17,16 @@ MARK = "# Managed by the okome repository"
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
+# What a restart would wait for, while it refuses everybody else. An nginx that does not answer this is not ours yet.
+# (A worker that crashed leaves its requests in nginx's count. Then it takes `systemctl restart nginx` by hand.)
+OPEN_REQUESTS = r"""
+exec 2>/dev/null python3 -I -c '
+import re, urllib.request
+with urllib.request.urlopen("http://127.0.0.1/okome/status", timeout=5) as answer:
+    others = int(re.search(rb"Writing: (\d+)", answer.read())[1]) - 1
+print(f"open requests: {others}" if others else "")
+'
+"""
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-cache.conf"),
@@ -36,8 +46,13 @@ FILES = (
 )
 
 
-def nginx_config(suite: str, node: str, data: Mapping[str, object]) -> ConfigSet:
-    """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's."""
+def nginx_config(
+    suite: str, node: str, data: Mapping[str, object], certificate: str | None = None
+) -> ConfigSet:
+    """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's.
+
+    `certificate` is the SHA-256 of the file that `tls_certificate` names, None if there is none.
+    """
     version = VERSIONS[suite]
     address = ipaddress.ip_interface(f"{data['address']}/{data['lan_prefix_length']}")
     names = data["server_names"]
@@ -56,6 +71,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, object]) -> ConfigSet
             # nginx's CHANGES: 1.23.0 joins repeated header lines, 1.25.1 has the directive `http2`.
             "nginx_joins_vary": version >= (1, 23),
             "nginx_http2_on_listen": version < (1, 25, 1),
+            "tls_certificate_sha256": certificate or "",
             "tls_certificate_key": str(data["tls_certificate"]).removesuffix(".pem") + ".key",
         },
     )

@@ -1,10 +1,13 @@
 """A systemd unit: whether it runs, starts at boot, and has been told of the configuration that is there."""
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
-from pyinfra import host
-from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+from pyinfra import host, logger
+from pyinfra.api import FunctionCommand, OperationError, QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.api.util import print_host_combined_output
 
 from facts.units import APPLIED, UnitState, UnitStates
 from operations.config_set import CHECKERS, ConfigSet, digest, host_data, rendered
@@ -35,6 +38,15 @@ exit 1
 # changes one of them. Renamed into place, so a stamp is whole or absent.
 STAMP = r"""
 mkdir -p "${1%/*}" && stamp=$1 && shift && printf '%s\n' "$@" > "$stamp.new" && mv "$stamp.new" "$stamp"
+"""
+
+# The question $1 is asked until it has nothing to say, ten times in ten seconds; then what it said is printed.
+QUIET = r"""
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    said=$(timeout 10 sh -c "$1") && [ "$said" ] || exit 0
+    sleep 1
+done
+printf '%s\n' "$said"
 """
 
 ConfigSets = ConfigSet | tuple[ConfigSet, ...]
@@ -77,6 +89,39 @@ def boot_command(state: UnitState, enabled: bool | None) -> str | None:
     return None if state.file in ("disabled", "") else "disable"
 
 
+def _tell(
+    name: str, action: str, patience: int, stamps: Mapping[str, tuple[str, ...]]
+) -> list[StringCommand]:
+    """The commands of one action; `stamps`: which of them ("restart", "reload") it stands for → digest, paths."""
+    return [
+        shell(TELL, name, action, str(patience)),
+        *(shell(STAMP, f"{APPLIED}/{name}.{key}", *words) for key, words in stamps.items()),
+    ]
+
+
+def _restart_or_spare(
+    state: State,
+    host: Host,
+    name: str,
+    busy: str,
+    restart: list[StringCommand],
+    instead: list[StringCommand],
+) -> bool:
+    """Run the commands of `restart`, or say why not and run those of `instead`."""
+    _, answer = host.run_shell_command(shell(QUIET, busy), _sudo=True)
+    if answer.stdout:
+        logger.warning(
+            f"{host.print_prefix}{name} is not restarted now, {answer.stdout}: what takes a restart waits for"
+            " the next deploy, or the next restart"
+        )
+    for command in instead if answer.stdout else restart:
+        done, said = host.run_shell_command(command, _sudo=True)
+        if not done:
+            print_host_combined_output(host, said)
+            return False
+    return True
+
+
 @operation()
 def unit(
     unit: str,
@@ -85,8 +130,9 @@ def unit(
     running: bool | None = True,
     enabled: bool | None = True,
     masked: bool = False,
+    busy: str | None = None,
     patience: int = 120,
-) -> Generator[StringCommand, None, None]:
+) -> Generator[StringCommand | FunctionCommand, None, None]:
     """
     Bring a systemd unit to a state, and tell it of its configuration when that is not what it runs with.
 
@@ -96,6 +142,8 @@ def unit(
     + running: whether it should run now; None leaves that alone
     + enabled: whether it should start at boot; None leaves that alone
     + masked: whether nothing at all may start it; then it is stopped as well
+    + busy: a shell command that says in a few words what a restart would harm now, or nothing. Then the unit is
+      reloaded at most, the operator is told, and the restart is left to the next deploy
     + patience: seconds that a start, restart or reload may take
 
     What it was last told is kept on the node, so a run that dies between the change and the restart is made
@@ -137,7 +185,7 @@ def unit(
     applied = [one for key in told for one in sets[key]]
     paths = [path for one in applied for path in one.paths]
 
-    commands = [_check(one) for one in applied if one.check]
+    commands: list[StringCommand | FunctionCommand] = [_check(one) for one in applied if one.check]
     if state.load == "masked":
         commands.append(StringCommand("systemctl", "unmask", "--", QuoteString(name)))
     # systemd itself does not notice the first drop-in of a unit: NeedDaemonReload stays "no".
@@ -147,11 +195,16 @@ def unit(
     if at_boot:
         commands.append(StringCommand("systemctl", at_boot, "--", QuoteString(name)))
     if running and action:
+        stamps = {key: (wanted[key], *(path for one in sets[key] for path in one.paths)) for key in told}
         # "restart" for a start too: it also ends a unit that is just about to try again with what was there.
-        commands.append(shell(TELL, name, "reload" if action == "reload" else "restart", str(patience)))
-        for key in told:
-            covered = [path for one in sets[key] for path in one.paths]
-            commands.append(shell(STAMP, f"{APPLIED}/{name}.{key}", wanted[key], *covered))
+        tell = _tell(name, "reload" if action == "reload" else "restart", patience, stamps)
+        if action == "restart" and busy:
+            reloaded = {key: words for key, words in stamps.items() if key == "reload"}
+            is_due = "reload" in wanted and due(state, {"reload": wanted["reload"]})
+            instead = _tell(name, "reload", patience, reloaded) if is_due else []
+            commands.append(FunctionCommand(_restart_or_spare, (name, busy, tell, instead), {}))
+        else:
+            commands.extend(tell)
     elif running is False and state.active not in ("inactive", "failed"):
         commands.append(StringCommand("systemctl", "stop", "--", QuoteString(name)))
 

@@ -14,13 +14,12 @@ import pytest
 from lab import origin
 from lab.client import STRANGER, Client
 from lab.origin import chunk
+from operations.nginx import FULL_FLAG, PROBE_FLAG
 from tests.lab.conftest import NAME, Lab
 
 NODE, DEPLOY = "cn00", "deploys/cn00.py"
 NAMESPACE = Path(f"/run/netns/okome-{NAME}")
 CONTROL = Path(f"/var/lib/okome-lab/{NAME}/origin.sock")
-FLAG = "/run/okome/upstream/down"
-FULL_FLAG = "/run/okome/upstream/cache-full"
 LOG = "/var/log/nginx/okome/access.log"
 
 
@@ -85,7 +84,7 @@ class Frontend:
         self.run("systemctl reload nginx")
 
     def set_flag(self, down: bool) -> None:
-        self.run(f"touch {FLAG}" if down else f"rm -f {FLAG}")
+        self.run(f"touch {PROBE_FLAG}" if down else f"rm -f {PROBE_FLAG}")
 
     def set_full(self, full: bool) -> None:
         self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
@@ -107,12 +106,12 @@ class Frontend:
     @contextmanager
     def without_probe(self) -> Iterator[None]:
         """The gate is the test's own."""
-        self.run(f"systemctl stop okome-probe && mkdir -p {Path(FLAG).parent}")
+        self.run(f"systemctl stop okome-probe && mkdir -p {Path(PROBE_FLAG).parent}")
         try:
             yield
         finally:
             self.origin(mode="up")
-            self.run(f"rm -rf {Path(FLAG).parent} && systemctl start okome-probe")
+            self.run(f"rm -rf {Path(PROBE_FLAG).parent} && systemctl start okome-probe")
 
 
 needs_root = pytest.mark.skipif(

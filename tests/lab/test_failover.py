@@ -1,12 +1,15 @@
 """An orchestrator that is killed, hangs, flaps or is slow, seen from the LAN through CN00 with its probe."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from group_data.frontends import probe_fall
+from lab.origin import chunk
 from tests.lab.conftest import Lab
 from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
 
@@ -41,8 +44,10 @@ def _up(frontend: Frontend) -> Iterator[None]:
 def test_outage_and_recovery(frontend: Frontend, mode: str) -> None:
     asset = f"/assets/public/outage-{mode.replace(':', '')}"
     body = frontend.client.ask(asset).body
-    frontend.origin(mode=mode)
+    frontend.origin(mode=mode, reset=True)
     frontend.until_gate(up=False)
+    if mode not in ("killed", "down"):  # which the origin does not hear
+        assert frontend.origin()["counts"]["GET /health"] >= probe_fall
     frontend.origin(reset=True)
     for _ in range(3):
         kept = frontend.client.ask(asset)
@@ -96,17 +101,26 @@ def test_flapping_fails_no_cached_asset_and_reloads_nothing(frontend: Frontend) 
     assert frontend.run("pgrep -x nginx") == workers
 
 
+def stays_up_for(frontend: Frontend, probes: int) -> None:
+    """The gate is open until the origin has seen so many more probes."""
+    wanted = frontend.origin()["counts"].get("GET /health", 0) + probes
+    limit = time.monotonic() + 30
+    while frontend.origin()["counts"].get("GET /health", 0) < wanted:
+        assert frontend.gate()
+        assert time.monotonic() < limit
+
+
 def test_one_failed_probe_is_not_an_outage(frontend: Frontend) -> None:
     for _ in range(5):
-        asked = frontend.origin()["counts"].get("GET /health", 0)
-        frontend.origin(mode="503")
-        limit = time.monotonic() + 10
-        while frontend.origin()["counts"].get("GET /health", 0) == asked:
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        frontend.origin(mode="hanging")
+        stays_up_for(frontend, 1)
         frontend.origin(mode="up")
-        assert frontend.gate()
-        time.sleep(0.6)
+        stays_up_for(frontend, 4)
+
+
+def test_an_origin_that_is_a_bit_slow_is_up(frontend: Frontend) -> None:
+    frontend.origin(mode="slow:0.1")
+    stays_up_for(frontend, 10)
 
 
 def test_a_stream_outlives_an_outage_of_the_others(frontend: Frontend) -> None:
@@ -117,6 +131,77 @@ def test_a_stream_outlives_an_outage_of_the_others(frontend: Frontend) -> None:
     frontend.origin(mode="up")
     frontend.until_gate(up=True)
     stream.assert_whole()
+
+
+def test_a_deploy_that_changes_the_unit_refuses_nobody(lab: Lab, frontend: Frontend) -> None:
+    """A stream is open: no restart, and a sentence. It is not: a restart."""
+    changed = ("--data", "drain_timeout_s=631")
+    before = frontend.run("systemctl show -P MainPID nginx")
+    refused: list[OSError] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(0.05):
+            try:
+                frontend.client.ask("/okome/health")
+            except OSError as error:
+                refused.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with frontend.client.open("GET", "/stream?chunks=2&gate=deploy", timeout=120) as stream:
+            assert stream.read(len(chunk(0, events=True))) == chunk(0, events=True)
+            run = lab.deploy(*changed, deploy=DEPLOY)
+            assert (run.status, run.errors) == (0, 0), run.output
+            assert "nginx.service is not restarted now, open requests: 1" in run.output
+            assert frontend.run("systemctl show -P MainPID nginx") == before
+            assert frontend.run("nginx -T 2>/dev/null | grep worker_shutdown").split()[1] == "631s;"
+            frontend.origin(release="deploy/1")
+            assert stream.read() == chunk(1, events=True)
+    finally:
+        ended.set()
+        asking.join(30)
+    assert refused == []
+    run = lab.deploy(*changed, deploy=DEPLOY)
+    assert (run.status, run.changed, run.errors) == (0, 1, 0), run.output
+    assert frontend.run("systemctl show -P MainPID nginx") != before
+    run = lab.deploy(*changed, deploy=DEPLOY)
+    assert (run.status, run.changed, run.errors) == (0, 0, 0), run.output
+    assert lab.deploy(deploy=DEPLOY).status == 0
+
+
+def test_tls_in_the_sandbox_and_a_renewed_certificate(lab: Lab, frontend: Frontend) -> None:
+    path = "/etc/ssl/okome/cn00.pem"
+    tls = ("--data", f"tls_certificate={path}")
+
+    def make(days: int) -> str:
+        """Another one; what a client that trusts it has to know."""
+        frontend.run(
+            "mkdir -p /etc/ssl/okome && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+            f" -days {days} -subj /CN=cn00 -addext subjectAltName=DNS:cn00"
+            f" -out {path} -keyout {path.replace('.pem', '.key')} 2>&1"
+        )
+        return frontend.run(f"cat {path}")
+
+    def answer(certificate: str) -> bytes:
+        context = ssl.create_default_context(cadata=certificate)
+        with context.wrap_socket(frontend.client.connect(port=443), server_hostname="cn00") as secured:
+            secured.sendall(b"GET /v1/models HTTP/1.1\r\nHost: cn00\r\nConnection: close\r\n\r\n")
+            return secured.recv(65536)
+
+    first = make(1)
+    run = lab.deploy(*tls, deploy=DEPLOY)
+    assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output  # the site, the reload
+    assert answer(first).startswith(b"HTTP/1.1 200 ")
+    second = make(2)
+    run = lab.deploy(*tls, deploy=DEPLOY)
+    assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output
+    assert answer(second).startswith(b"HTTP/1.1 200 ")
+    run = lab.deploy(deploy=DEPLOY)
+    assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output
+    with pytest.raises(ConnectionRefusedError):
+        frontend.client.connect(port=443)
 
 
 def test_without_a_probe_everything_counts_as_up(frontend: Frontend) -> None:

@@ -23,9 +23,9 @@ KEY = {"Authorization": "Bearer of-the-test", "Content_Type": "application/json"
 
 @pytest.fixture(scope="module")
 def tier(lab: Lab) -> Lab:
-    """Both nodes finished, the planner between them."""
-    for node in ("cn00", "cn01"):
-        lab("up", node, "--fresh", timeout=1500)
+    """Both nodes finished, the planner between them: nginx 1.22 and Redis 8.0 (the unit tests have Redis 7.0)."""
+    for node, suite in (("cn00", "bookworm"), ("cn01", "trixie")):
+        lab("up", node, "--fresh", "--suite", suite, timeout=1500)
         run = lab.deploy(deploy=f"deploys/{node}.py", address=lab.address(node))
         assert run.status == 0, run.output
     lab("origin", "planner")

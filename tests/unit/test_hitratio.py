@@ -1,7 +1,9 @@
 """Hit ratios from real log files: rotated, half written, damaged."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -61,6 +63,54 @@ def test_every_line_is_counted_once_over_a_rotation(log: Path) -> None:
     assert len(totals.offsets) == 2
 
 
+def rotate(log: Path) -> None:
+    log.rename(f"{log}.1")
+    log.write_text(line(cache="MISS"))
+
+
+def test_a_rotation_while_it_reads_counts_nothing_twice(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_text(line() * 3)
+    plain = hitratio.whole
+
+    def and_then_it_rotates(file: BinaryIO, totals: Totals, key: str) -> Iterator[bytes]:
+        yield from plain(file, totals, key)
+        rotate(log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hitratio, "whole", and_then_it_rotates)
+        assert run(log).locations["/assets/"] == Count(3, 0, 300, 0)
+    assert run(log).locations["/assets/"] == Count(3, 1, 300, 100)
+
+
+def test_a_rotation_between_the_two_files_loses_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_text(line() * 3)
+    run(log)
+    with log.open("a") as more:
+        more.write(line())
+    plain = hitratio.identity
+
+    def and_then_it_rotates(file: BinaryIO) -> str | None:
+        patch.undo()
+        rotate(log)
+        return plain(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hitratio, "identity", and_then_it_rotates)
+        assert run(log).locations["/assets/"] == Count(4, 0, 400, 0)
+    assert run(log).locations["/assets/"] == Count(4, 1, 400, 100)
+
+
+def test_an_inode_that_is_used_again_is_another_file(log: Path) -> None:
+    log.write_text(line())
+    run(log)
+    before = log.stat().st_ino
+    with log.open("r+") as same:  # what a file system does that gives a freed inode away at once
+        same.truncate()
+        same.write(line(cache="MISS") * 5)
+    assert log.stat().st_ino == before
+    assert run(log).locations["/assets/"] == Count(1, 5, 100, 500)
+
+
 def test_a_line_that_is_being_written_waits(log: Path) -> None:
     whole = line()
     log.write_text(whole + whole[:20])
@@ -70,6 +120,24 @@ def test_a_line_that_is_being_written_waits(log: Path) -> None:
     totals = run(log)
     assert totals.locations["/assets/"].hits == 2
     assert totals.unreadable == 0
+
+
+def test_a_first_line_that_ends_in_the_wrong_moment_is_counted_once(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write_text(line()[:20])
+    plain = hitratio.identity
+
+    def and_then_it_ends(file: BinaryIO) -> str | None:
+        found = plain(file)
+        log.write_text(line())
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hitratio, "identity", and_then_it_ends)
+        run(log)
+    run(log)
+    assert run(log).locations["/assets/"].hits == 1
 
 
 def test_a_truncated_log_is_read_from_its_beginning(log: Path) -> None:

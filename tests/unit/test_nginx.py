@@ -1,6 +1,8 @@
 """The rendered configuration in real nginx: each known trap, and the naive edit that falls into it."""
 
+import json
 import ssl
+import time
 from collections.abc import Iterator
 from http.client import HTTPException
 
@@ -56,6 +58,41 @@ def credulous() -> Iterator[Box]:
 def test_poisoning_header_would_reach_the_origin(credulous: Box, name: str, path: str) -> None:
     """Each line that clears one is needed."""
     assert b"evil" in credulous.client.ask(f"{path}?echo={name}", **{name: "evil"}).body
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_must_not_be_stale_is_not_served_in_an_outage(suite: str) -> None:
+    with Box(suite) as box:
+        box.start()
+        for directive in ("must-revalidate", "Proxy-Revalidate"):
+            path = f"/assets/own/{directive}?h=Cache-Control:public,%20max-age=1,%20{directive}"
+            box.origin(mode="up")
+            assert box.client.ask(path).status == 200
+            time.sleep(2.1)
+            box.origin(mode="down")
+            assert box.client.ask(path).status == 503
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_log_knows_calls_without_a_status_and_what_was_asked(suite: str) -> None:
+    """A call that hangs while its worker ends gets no status; a page for people is a rewrite."""
+    with Box(suite, drain_timeout_s=1) as box:
+        box.start()
+        box.origin(mode="down")
+        assert box.client.ask("/v1/a%20page?key=1", Accept="text/html").status == 503
+        box.origin(mode="hanging")
+        with box.client.connect() as connection:
+            connection.sendall(b"GET /v1/cut%20off HTTP/1.1\r\nHost: cn00\r\n\r\n")
+            deadline = time.monotonic() + 20
+            while "GET /v1/cut%20off" not in box.origin()["counts"]:
+                assert time.monotonic() < deadline
+            box.reload()
+            while "cut%20off" not in box.log():
+                assert time.monotonic() < deadline, box.log()
+                time.sleep(0.05)
+        page, cut_off = map(json.loads, box.log().splitlines())
+        assert (page["path"], page["status"]) == ("/v1/a%20page", 503)
+        assert (cut_off["path"], cut_off["status"]) == ("/v1/cut%20off", 0)
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from group_data import frontends
 from lab import origin
 from okome import probe
-from okome.probe import Health, has_room, status_of
+from okome.probe import JITTER, Health, has_room, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +92,29 @@ def test_flag_follows_the_origin_both_ways(running: Running, mode: str) -> None:
     origin.tell(running.control, mode="up")
     running.until(lambda: not running.flag.exists())
     assert "WATCHDOG=1" in running.message()
+
+
+def test_a_hanging_origin_is_down_after_three_probes_not_before(running: Running) -> None:
+    """Each probe tells systemd what it found."""
+    running.until(running.control.exists)
+    while "STATUS=up: healthy" not in running.message():
+        pass
+    origin.tell(running.control, mode="hanging")
+    verdicts: list[str] = []
+    while not verdicts or verdicts[-1] != "down":
+        state, _, failure = running.message().partition("STATUS=")[2].partition(": ")
+        verdicts += [state] if failure.startswith("no answer") else []
+    assert verdicts == ["up", "up", "down"]
+
+
+def test_the_nodes_numbers_find_an_outage_within_a_second_and_forgive_a_busy_orchestrator() -> None:
+    interval, timeout = frontends.probe_interval_s, frontends.probe_timeout_s
+    assert frontends.probe_fall * (timeout + interval * (1 + JITTER)) < 0.9
+    assert (
+        frontends.probe_rise * interval * (1 + JITTER) + timeout < 0.9
+    )  # one that hangs is waited for first
+    assert frontends.probe_fall >= 2
+    assert timeout > 0.25
 
 
 def test_a_slow_answer_is_no_answer(running: Running) -> None:

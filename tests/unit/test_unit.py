@@ -1,11 +1,13 @@
 """What a unit has to be told, from what systemd and the stamps say."""
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from facts.units import UnitState
-from operations.unit import boot_command, canonical, due
+from operations.unit import QUIET, boot_command, canonical, due
 
 RUNNING = UnitState("x.service", "loaded", "active", "enabled", need_daemon_reload=False)
 
@@ -56,3 +58,23 @@ def test_what_makes_it_start_at_boot_or_not(file: str, on: str | None, off: str 
         off,
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "asked"),
+    [
+        ("", "", 1),
+        ("echo busy; exit 1", "", 1),  # who can't answer is not known to be busy
+        ('[ "$(wc -l <asked)" -gt 3 ] || echo busy', "", 4),
+        ("echo open requests: 2", "open requests: 2\n", 10),
+    ],
+)
+def test_a_quiet_moment_is_waited_for_and_not_for_long(
+    tmp_path: Path, question: str, said: str, asked: int
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"sleep() {{ :; }}\n{QUIET}", "sh", f"echo >>asked; {question}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (said, "")
+    assert (tmp_path / "asked").read_text() == "\n" * asked

@@ -10,9 +10,9 @@ import testinfra
 from testinfra.host import Host
 
 import inventory
+from group_data.all import ssh_user
 
 GROUPS = {"frontends": inventory.frontends, "backends": inventory.backends}
-USER = "ncadmin"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +27,7 @@ def ssh_config() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="okome-") as directory:
         # A stranger's ~/.ssh/config has no say; keys and known hosts come from where the deploy has them.
         lines = [
-            f"User {USER}",
+            f"User {ssh_user}",
             "BatchMode yes",
             "ConnectTimeout 10",
             "ServerAliveInterval 5",

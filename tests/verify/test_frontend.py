@@ -10,6 +10,8 @@ import httpx
 import pytest
 from testinfra.host import Host
 
+from operations.nginx import PROBE_FLAG
+
 GROUP = "frontends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/frontends.py"))
 HEADERS = ("X-Cache-Status", "X-OKOME-Node", "X-Upstream", "X-Request-ID")
@@ -95,16 +97,20 @@ def test_nothing_of_the_older_system_is_left(node: Host) -> None:
 
 def test_the_gate_is_up_by_default_and_its_flag_is_in_ram(node: Host) -> None:
     assert "set $okome_upstream_ok 1;" in node.file("/etc/nginx/okome/health_state.conf").content_string
-    assert node.check_output("findmnt -no FSTYPE -T /run/okome/upstream") == "tmpfs"
-    flagged = node.file("/run/okome/upstream/down").exists
+    assert node.check_output("findmnt -no FSTYPE -T %s", str(Path(PROBE_FLAG).parent)) == "tmpfs"
+    flagged = node.file(PROBE_FLAG).exists
     assert json.loads(ask(node, "/okome/health").text)["upstream_ok"] == (0 if flagged else 1)
 
 
 def test_streams_may_finish(node: Host) -> None:
     unit = node.service("nginx").systemd_properties
     assert f"QUIT/{DATA['drain_timeout_s']}" in unit["ExecStop"]
-    assert node.check_output("systemctl show -P TimeoutStopUSec nginx") == "10min 40s"
-    assert node.check_output("nginx -T 2>/dev/null | grep -c worker_shutdown_timeout") == "1"
+    patience = node.check_output("systemd-analyze timespan %ss", str(DATA["drain_timeout_s"] + 10))
+    stop = node.check_output("systemctl show -P TimeoutStopUSec nginx")
+    assert patience.endswith(f" Human: {stop}")
+    assert f"\nworker_shutdown_timeout {DATA['drain_timeout_s']}s;" in node.check_output(
+        "nginx -T 2>/dev/null"
+    )
 
 
 @pytest.mark.parametrize("unit", ["nginx", "okome-probe", "okome-hitratio"])
@@ -126,7 +132,7 @@ def test_the_cache_is_where_and_as_big_as_it_should_be(node: Host) -> None:
     for words in (
         f"max_size={DATA['cache_max_mb']}m",
         f"min_free={DATA['cache_min_free_mb']}m",
-        "inactive=7d",
+        f"inactive={DATA['cache_inactive']}",
     ):
         assert words in configuration
 
@@ -138,6 +144,10 @@ def test_the_log_is_json_rotated_and_counted(node: Host) -> None:
     last = node.check_output("sleep 2; tail -n 1 /var/log/nginx/okome/access.log")
     assert json.loads(last)["node"] == node.check_output("hostname")
     assert "USR1" in node.file("/etc/logrotate.d/okome-nginx").content_string
+    hours = node.check_output("systemctl show -P TimersCalendar logrotate.timer")
+    assert hours.count("OnCalendar=") == 1, hours
+    assert "OnCalendar=*-*-* *:00:00" in hours
+    assert node.service("logrotate.timer").is_running
     # Not that it is 0: a power cut may leave half a line.
     assert "okome_log_unreadable_lines_total" in node.check_output("cat /run/okome/hitratio/okome.prom")
     assert "all" in json.loads(node.check_output("runuser -u nobody -- okome-hitratio --json"))
