@@ -97,9 +97,16 @@ def _start(module: str, *words: str | Path) -> None:
 
 
 def _end_processes() -> None:
-    for pid in machine.run(["ip", "netns", "pids", namespace()]).split():
+    """Ends what answers there, and waits until it does not: what comes next must not be taken for it."""
+    pids = [int(pid) for pid in machine.run(["ip", "netns", "pids", namespace()]).split()]
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while not all(map(machine.ended, pids)):
+        if time.monotonic() > deadline:
+            raise LabError(f"what answers at {ADDRESS} could not be ended.")
+        time.sleep(0.02)
     control().unlink(missing_ok=True)
 
 

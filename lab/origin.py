@@ -11,9 +11,9 @@ Paths:
     /health                 200
     /assets/KIND/…          with the Cache-Control that ASSETS names KIND, else without
     /stream, /chunked, /trickle
-                            ?chunks=N&interval=SECONDS&gate=NAME: server-sent events; lines, chunked;
+                            ?chunks=N&interval=SECONDS&gate=NAME&hold=NAME: server-sent events; lines, chunked;
                             lines with a Content-Length. With a gate, chunk N waits for the control command
-                            {"release": "NAME/N"}, N from 1
+                            {"release": "NAME/N"}, N from 1; with a hold, the last one for {"release": "NAME"}
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
@@ -33,6 +33,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+DATE = "Thu, 01 Jan 2026 00:00:00 GMT"  # of every answer: one that a cache kept shows by it
 KEEPALIVE_SECONDS = 5  # uvicorn's default, which the real orchestrator runs with
 MODES = ("up", "down", "killed", "hanging", "slow", "closing", "500", "502", "503", "504")
 ASSETS = MappingProxyType(
@@ -206,7 +207,7 @@ class Origin:
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         length, sha256 = await self.body(request, reader)
-        headers = [("Date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("X-Origin-Serial", str(self.serial))]
+        headers = [("Date", DATE), ("X-Origin-Serial", str(self.serial))]
         if self.mode.isdigit():
             text = f"the origin says {self.mode}\n".encode()
             self.head(writer, int(self.mode), [*headers, ("Content-Length", str(len(text)))])
@@ -264,6 +265,8 @@ class Origin:
                 await self.gate(f"{request.option('gate')}/{number}").wait()
             elif number:
                 await asyncio.sleep(float(request.option("interval", "0")))
+            if request.option("hold") and number == len(chunks) - 1:
+                await self.gate(request.option("hold")).wait()
             writer.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
             await writer.drain()
         writer.write(b"0\r\n\r\n" if chunked else b"")
@@ -289,8 +292,12 @@ def tell(control: Path, **words: Any) -> dict[str, Any]:
 
 async def serve(host: str, port: int, control: Path, mode: str) -> None:
     origin = Origin(host, port)
+    # The control socket is there before the port, and says nothing until that answers: who waits sees both or none.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(control))
+    listener.listen()
     await origin.switch(mode)
-    async with await asyncio.start_unix_server(origin.control, control):
+    async with await asyncio.start_unix_server(origin.control, sock=listener):
         await asyncio.Event().wait()
 
 

@@ -24,10 +24,16 @@ LOG = "/var/log/nginx/okome/access.log"
 
 
 class Stream:
-    """A stream of `seconds`, read in the background; every byte of it is known beforehand."""
+    """A stream of `seconds`, read in the background; every byte of it is known beforehand.
 
-    def __init__(self, client: Client, seconds: float) -> None:
+    With a `hold` its last chunk waits until the origin is told to release that name: whatever happened before has
+    happened to a stream.
+    """
+
+    def __init__(self, client: Client, seconds: float, hold: str = "") -> None:
         self.chunks = int(seconds * 10)
+        self.hold = hold
+        self.path = f"/stream?chunks={self.chunks}&interval=0.1&hold={hold}"
         self.received = b""
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._read, args=(client,), daemon=True)
@@ -39,11 +45,14 @@ class Stream:
 
     def _read(self, client: Client) -> None:
         try:
-            with client.open("GET", f"/stream?chunks={self.chunks}&interval=0.1", timeout=60) as response:
+            with client.open("GET", self.path, timeout=600) as response:
                 while data := response.read1(65536):
                     self.received += data
         except Exception as error:  # noqa: BLE001 - whatever it was, the test says so
             self.failure = error
+
+    def assert_goes_on(self) -> None:
+        assert self.thread.is_alive(), self.failure or "the stream is over"
 
     def assert_whole(self) -> None:
         """Waits for its end, within the time it takes and a minute."""

@@ -75,23 +75,27 @@ def test_stale_assets_bridge_an_outage(frontend: Frontend) -> None:
 
 
 def test_flapping_fails_no_cached_asset_and_reloads_nothing(frontend: Frontend) -> None:
-    frontend.client.ask("/assets/public/flap")
+    assets = ("/assets/public/flap", "/assets/short/flap")
+    for asset in assets:
+        frontend.client.ask(asset)
     workers = frontend.run("pgrep -x nginx")
-    failures: list[int] = []
+    failures: list[tuple[str, int]] = []
     ended = threading.Event()
 
     def ask() -> None:
         while not ended.is_set():
-            answer = frontend.client.ask("/assets/public/flap")
-            if answer.status != 200:
-                failures.append(answer.status)
+            for asset in assets:
+                answer = frontend.client.ask(asset)
+                if answer.status != 200:
+                    failures.append((asset, answer.status))
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        for _ in range(3):
+        for seconds in (0, 2.1, 0):  # the longer outage is the end of the one asset's freshness
             frontend.origin(mode="killed")
             frontend.until_gate(up=False)
+            time.sleep(seconds)
             frontend.origin(mode="up")
             frontend.until_gate(up=True)
     finally:

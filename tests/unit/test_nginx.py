@@ -4,11 +4,12 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 
 import pytest
 
 from tests.nginx_box import SUITES, Box, why_not
-from tests.nginx_checks import CHECKS, TRAPS, Check, Trap
+from tests.nginx_checks import CHECKS, POISON, SNIPPETS, TRAPS, Check, Trap
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"nginx in a box {why_not()}")
 
@@ -26,15 +27,37 @@ def test_nginx(box: Box, check: Check) -> None:
     check(box)
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.check.__name__)
+@pytest.mark.parametrize("trap", TRAPS, ids=str)
 def test_naive_configuration_falls_into(trap: Trap) -> None:
     with Box(trap.suite) as box:
         text = box.files[trap.file]
         assert trap.old in text, "the naive edit no longer applies"
         box.lay({trap.file: text.replace(trap.old, trap.new)})
         box.start()
-        with pytest.raises((AssertionError, OSError, ValueError, pytest.fail.Exception)):
+        with pytest.raises((AssertionError, OSError, ValueError, HTTPException, pytest.fail.Exception)):
             trap.check(box)
+
+
+@pytest.fixture(scope="module")
+def credulous() -> Iterator[Box]:
+    """A frontend that clears nothing."""
+    with Box("bookworm") as running:
+        file = f"{SNIPPETS}/okome-proxy.conf"
+        text = running.files[file]
+        for name, ours in POISON.items():
+            line = f"proxy_set_header {name} {ours};\n"
+            assert line in text
+            text = text.replace(line, "")
+        running.lay({file: text})
+        running.start()
+        yield running
+
+
+@pytest.mark.parametrize("name", POISON)
+@pytest.mark.parametrize("path", ["/v1/models", "/assets/no-store/x"])
+def test_poisoning_header_would_reach_the_origin(credulous: Box, name: str, path: str) -> None:
+    """Each line that clears one is needed."""
+    assert b"evil" in credulous.client.ask(f"{path}?echo={name}", **{name: "evil"}).body
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -1,5 +1,7 @@
 """The health probe as a process, against the test origin; systemd's end of sd_notify is this test."""
 
+import argparse
+import asyncio
 import socket
 import subprocess
 import sys
@@ -7,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from group_data import frontends
 from lab import origin
+from okome import probe
 from okome.probe import JITTER, Health, has_room, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +44,9 @@ class Running:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -158,3 +162,31 @@ def test_what_is_no_http_is_refused() -> None:
     for head in (b"SSH-2.0-OpenSSH 9\r\n\r\n", b"HTTP/1.1 ok fine\r\n\r\n", b"\r\n\r\n"):
         with pytest.raises(ValueError, match=r"."):
             status_of(head)
+
+
+@pytest.mark.parametrize("interval", [0.25, 10.0])
+def test_two_probes_do_not_keep_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: float
+) -> None:
+    """The pauses that two probes make, by the hundred; only the waiting is left out."""
+    pauses: list[float] = []
+
+    async def no_wait(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) % 100 == 0:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", no_wait)
+    options = argparse.Namespace(
+        url=urlsplit(f"http://127.0.0.1:{free_port()}/health"), timeout=1, rise=2, fall=3, interval=interval,
+        flag=tmp_path / "down", cache=tmp_path, reserve=1, full_flag=tmp_path / "full",
+    )  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(probe.watch(options))
+    assert len(set(pauses)) == 200
+    assert min(pauses) >= 0.9 * interval
+    assert max(pauses) <= 1.1 * interval
+    # A spread of half the range: that a hundred even draws have less is one case in 10^28.
+    for first in (0, 100):
+        assert max(pauses[first : first + 100]) - min(pauses[first : first + 100]) > 0.1 * interval
