@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _IN_THREAD = 256 * 1024  # bytes above which packing leaves the event loop alone
 _CHUNKS: Msgpack[tuple[bytes, ...]] = Msgpack(tuple[bytes, ...])
 _NO_DIRECTIVES = Directives()
+_NO_TAGS: dict[str, bytes | None] = {}
 _TOKEN = slice(TOKEN_AT, TOKEN_AT + TOKEN_BYTES)
 _NAMES = 4096  # of keys whose digests are kept
 _LONGEST_DRAW = 37.0  # -log of the smallest 1 - uniform() there is, 2^-53, rounded up
@@ -183,6 +184,7 @@ class Cache(Generic[T]):
         self.counts: Counter[str] = Counter()
         self._codec = codec
         self._key = Keyspace("c", namespace)
+        self._value_key = lru_cache(_NAMES)(partial(self._key, "v"))
         self._channel = self._key("wake")
         self._clock = clock or Clock()
         self._uniform = uniform
@@ -456,15 +458,14 @@ class Cache(Generic[T]):
         try:
             if not self._clock.known:
                 await self._clock.sync(self._line, self.policy.redis_timeout)
-            keys = [self._key("v", name)]
-            if tags:
+            keys = [self._value_key(name)]
+            if not tags:
+                (data,), known = await self._reader.read(keys), _NO_TAGS
+            else:
                 keys += [self._key("t", digest(tag)) for tag in tags]
-            found = await self._reader.read(keys)
-            data = found[0]
-            if data is None:
-                return None
-            known = dict(zip(tags, found[1:], strict=True)) if tags else {}
-            return await self._decode(data, codec, known)
+                data, *generations = await self._reader.read(keys)
+                known = dict(zip(tags, generations, strict=True))
+            return None if data is None else await self._decode(data, codec, known)
         except UNAVAILABLE as error:
             self._unavailable(error)
             return None

@@ -100,7 +100,7 @@ class Envelope(msgspec.Struct, frozen=True):
         rest = b"".join(
             (
                 _REST.pack(
-                    _codec_id(self.codec),
+                    _CODEC_IDS[self.codec],
                     self.token,
                     self.created,
                     self.fresh,
@@ -119,14 +119,17 @@ class Envelope(msgspec.Struct, frozen=True):
 
 _TAGS = msgspec.msgpack.Encoder()
 _TAGS_DECODER = msgspec.msgpack.Decoder(dict[str, bytes])
-_CODEC_IDS: dict[str, int] = {}
 
 
-def _codec_id(name: str) -> int:
-    known = _CODEC_IDS.get(name)
-    if known is None:
-        known = _CODEC_IDS[name] = zlib.crc32(name.encode())
-    return known
+class _CodecIds(dict[str, int]):
+    """By name, each computed once."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = zlib.crc32(name.encode())
+        return self[name]
+
+
+_CODEC_IDS = _CodecIds()
 
 
 def unpack(data: bytes, codec: str) -> Envelope | None:
@@ -148,7 +151,7 @@ def unpack(data: bytes, codec: str) -> Envelope | None:
         quiet_until,
         tag_bytes,
     ) = _HEADER.unpack_from(data)
-    if magic != MAGIC or codec_id != _codec_id(codec) or not 1 <= kind <= len(_KINDS):
+    if magic != MAGIC or codec_id != _CODEC_IDS[codec] or not 1 <= kind <= len(_KINDS):
         return None
     if zlib.crc32(data[_HEAD.size :]) != checksum:
         return None

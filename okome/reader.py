@@ -25,6 +25,7 @@ class Reader:
         self._timeout = timeout
         self._under_way = 0
         self._queued: list[_Read] = []
+        self._wanted: dict[str, None] = {}  # their keys, each once
         self._patience: asyncio.TimerHandle | None = None
         self._fetches: set[asyncio.Task[None]] = set()
 
@@ -45,6 +46,10 @@ class Reader:
             self._patience = loop.call_later(PATIENCE, self._flush)
         answer: asyncio.Future[list[bytes | None]] = loop.create_future()
         self._queued.append((keys, answer))
+        for key in keys:
+            self._wanted[key] = None
+        if len(self._wanted) >= MAX_KEYS:
+            self._flush()
         return await answer
 
     async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -57,26 +62,14 @@ class Reader:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        queued, self._queued = self._queued, []
-        batch: list[_Read] = []
-        wanted: dict[str, bytes | None] = {}
-        for read in queued:
-            batch.append(read)
-            for key in read[0]:
-                wanted[key] = None
-            if len(wanted) >= MAX_KEYS:
-                self._start(batch, wanted)
-                batch, wanted = [], {}
-        if batch:
-            self._start(batch, wanted)
+        if self._queued:
+            fetch = asyncio.create_task(self._fetch(self._queued, self._wanted))
+            self._queued, self._wanted = [], {}
+            self._under_way += 1
+            self._fetches.add(fetch)
+            fetch.add_done_callback(self._fetches.discard)
 
-    def _start(self, batch: list[_Read], wanted: dict[str, bytes | None]) -> None:
-        self._under_way += 1
-        fetch = asyncio.create_task(self._fetch(batch, wanted))
-        self._fetches.add(fetch)
-        fetch.add_done_callback(self._fetches.discard)
-
-    async def _fetch(self, batch: list[_Read], wanted: dict[str, bytes | None]) -> None:
+    async def _fetch(self, batch: list[_Read], wanted: dict[str, None]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 values = await self._line.execute_command("MGET", *wanted)
@@ -102,5 +95,4 @@ class Reader:
 
     def _fetched(self) -> None:
         self._under_way -= 1
-        if self._queued:
-            self._flush()
+        self._flush()
