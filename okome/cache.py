@@ -184,6 +184,7 @@ class Cache(Generic[T]):
         self.counts: Counter[str] = Counter()
         self._codec = codec
         self._key = Keyspace("c", namespace)
+        self._reach = self.policy.beta * _LONGEST_DRAW
         self._value_key = lru_cache(_NAMES)(partial(self._key, "v"))
         self._channel = self._key("wake")
         self._clock = clock or Clock()
@@ -416,7 +417,9 @@ class Cache(Generic[T]):
                     now = self._clock.now()
                     cached = _classify(entry, now)
                     if cached is not None:
-                        if self._due(entry, cached, now):
+                        if cached.ttl <= entry.envelope.compute * self._reach and self._due(
+                            entry, cached, now
+                        ):
                             self._refresh(work, entry)
                         return self._count(cached)
                     if entry.envelope.kind is Kind.ERROR:
@@ -503,8 +506,7 @@ class Cache(Generic[T]):
         envelope = entry.envelope
         if cached.ttl <= 0:
             return now >= envelope.quiet_until
-        reach = envelope.compute * self.policy.beta
-        if reach * _LONGEST_DRAW < cached.ttl or reach * -math.log(1.0 - self._uniform()) < cached.ttl:
+        if envelope.compute * self.policy.beta * -math.log(1.0 - self._uniform()) < cached.ttl:
             return False
         self.counts["early"] += 1
         return True

@@ -1,7 +1,7 @@
 """Reading from Redis: concurrent GETs become one MGET, a lone one goes out as it is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from okome.connection import Line
 
@@ -29,18 +29,10 @@ class Reader:
         self._patience: asyncio.TimerHandle | None = None
         self._fetches: set[asyncio.Task[None]] = set()
 
-    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+    def read(self, keys: Sequence[str]) -> Awaitable[list[bytes | None]]:
+        """To be awaited at once. Not a coroutine: of those that are gathered each would cost one."""
         if not self._under_way and not self._queued:
-            self._under_way += 1
-            try:
-                if self._timeout is None:
-                    return await self._get(keys)
-                async with asyncio.timeout(self._timeout):
-                    return await self._get(keys)
-            finally:
-                self._under_way -= 1
-                if self._queued:
-                    asyncio.get_running_loop().call_soon(self._flush)
+            return self._alone(keys)
         loop = asyncio.get_running_loop()
         if not self._queued:
             self._patience = loop.call_later(PATIENCE, self._flush)
@@ -50,7 +42,19 @@ class Reader:
             self._wanted[key] = None
         if len(self._wanted) >= MAX_KEYS:
             self._flush()
-        return await answer
+        return answer
+
+    async def _alone(self, keys: Sequence[str]) -> list[bytes | None]:
+        self._under_way += 1
+        try:
+            if self._timeout is None:
+                return await self._get(keys)
+            async with asyncio.timeout(self._timeout):
+                return await self._get(keys)
+        finally:
+            self._under_way -= 1
+            if self._queued:
+                asyncio.get_running_loop().call_soon(self._flush)
 
     async def _get(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) == 1:

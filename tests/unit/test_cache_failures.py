@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bench.cache_processes import LOCK_TTL, hold, stampede, take_over
 from bench.processes import Processes, barrier, event
@@ -445,3 +446,39 @@ async def test_closing_leaves_nothing_behind(redis: Redis) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert asyncio.all_tasks() <= before
+
+
+async def test_a_server_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
+    """A value larger than all buffers on the way can't be sent to who does not read."""
+    done = asyncio.Event()
+
+    async def idle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    path = tmp_path / "socket"
+    async with await asyncio.start_unix_server(idle, path, limit=1024):
+        client = connect(f"unix://{path}", timeout=0.2)
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(RedisTimeoutError, match="writing"):
+                    await client.set("okome:large", b"x" * 32 * 1024 * 1024)
+        finally:
+            done.set()
+            await client.aclose()
+
+
+async def test_a_cancelled_send_is_cancelled_whenever_it_comes(redis: Redis) -> None:
+    """At every step of the event loop on the way out; what is left of the connection serves the next."""
+    await redis.set("okome:k", b"v")
+    cancelled = 0
+    for steps in range(12):
+        get = asyncio.ensure_future(redis.get("okome:k"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if get.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await get
+            cancelled += 1
+        assert await redis.get("okome:k") == b"v"
+    assert cancelled > 3
