@@ -119,7 +119,7 @@ def get_is_tried_twice(box: Frontend) -> None:
     assert box.client.ask("/v1/models").status == 200, "no live upstreams after a failure"
 
 
-@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_next_upstream error", "proxy_next_upstream non_idempotent error")
+@trap(f"{SNIPPETS}/okome-api.conf", "proxy_next_upstream error", "proxy_next_upstream non_idempotent error")
 def post_is_never_sent_twice(box: Frontend) -> None:
     for mode in ("500", "502", "503", "504"):
         box.origin(mode=mode, reset=True)
@@ -140,7 +140,7 @@ def post_is_never_sent_twice(box: Frontend) -> None:
 
 
 @trap(
-    f"{SNIPPETS}/okome-proxy.conf",
+    f"{SNIPPETS}/okome-api.conf",
     "proxy_next_upstream error timeout http_502",
     "proxy_next_upstream http_502",
 )
@@ -471,8 +471,12 @@ def set_cookie_is_never_shared(box: Frontend) -> None:
     assert first.body != second.body
 
 
-@trap(f"{SNIPPETS}/okome-static.conf", "$http_authorization", '""')
+@trap(f"{SNIPPETS}/okome-static.conf", "$okome_authorized", '""')
+@trap(f"{SNIPPETS}/okome-static.conf", "$okome_authorized", "$http_authorization")
 def authorization_is_never_shared(box: Frontend) -> None:
+    zero = "/assets/public/zero?echo=Authorization"  # "0" means no to nginx
+    assert b"Authorization=0" in box.client.ask(zero, Authorization="0").body
+    assert b"Authorization=0" not in box.client.ask(zero).body
     path = "/assets/public/secret?echo=Authorization"
     mine = box.client.ask(path, Authorization="Bearer mine")
     assert b"Bearer mine" in mine.body
@@ -501,7 +505,7 @@ def vary_is_honoured(box: Frontend) -> None:
 
 @trap(
     f"{SNIPPETS}/okome-static.conf",
-    "|$http_accept|$http_accept_encoding|$http_accept_language|$http_origin",
+    "$http_accept\\n$http_accept_encoding\\n$http_accept_language\\n$http_origin",
     "",
 )
 def two_vary_lines_are_both_honoured(box: Frontend) -> None:
@@ -537,6 +541,32 @@ def directives_for_shared_caches_are_obeyed(box: Frontend) -> None:
     for extra in ("h=CDN-Cache-Control:no-store", "h=CDN-Cache-Control:private", "h=Age:200000"):
         path = f"/assets/public/cdn?{extra}"
         assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", "MISS"], extra
+
+
+KEY = 'proxy_cache_key "$scheme://$okome_server $args'
+
+
+@trap(f"{SNIPPETS}/okome-static.conf", KEY, 'proxy_cache_key "$scheme://$okome_server$uri$is_args$args"; # ')
+def no_two_requests_have_one_key(box: Frontend) -> None:
+    """A path is decoded in the key: what it then contains must not look like the rest of another's."""
+    for one, another in (
+        ("/assets/public/k%3fv=1", "/assets/public/k?v=1"),
+        ("/assets/public/k?a%20/assets/public/k", "/assets/public/k%20/assets/public/k?a"),
+    ):
+        first = box.client.ask(one)
+        second = box.client.ask(another)
+        assert (first.cache, second.cache) == ("MISS", "MISS"), another
+        assert [box.client.ask(path).cache for path in (one, another)] == ["HIT", "HIT"]
+    headers = ["Accept", "Accept-Encoding", "Accept-Language", "Origin"]
+    for name in headers:  # what one header says is not what its neighbour says
+        answers = [
+            box.client.ask(
+                "/assets/public/fields?h=Vary:" + ",".join(headers) + f"&echo={name}",
+                **{name.replace("-", "_"): value},
+            )
+            for value in ("x", "y")
+        ]
+        assert answers[0].body != answers[1].body
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", 'rewrite "(?s)^(.*)$" $1 break;', "")
@@ -581,7 +611,7 @@ def static_is_a_prefix_not_an_extension(box: Frontend) -> None:
     assert box.client.ask("/assets/public/app.css").cache == "MISS"
 
 
-@trap(f"{SNIPPETS}/okome-static.conf", "proxy_cache_lock on;", "proxy_cache_lock off;")
+@trap("/etc/nginx/conf.d/okome-server.conf", "proxy_cache_lock on;", "proxy_cache_lock off;")
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_cache_lock_age 60s;\n", "")
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_cache_lock_timeout 60s;\n", "")
 def one_miss_asks_the_origin_once(box: Frontend) -> None:
@@ -624,6 +654,89 @@ def calls_are_not_serialised(box: Frontend) -> None:
     finally:
         for connection in connections:
             connection.close()
+
+
+def under_way(box: Frontend, path: str, count: int) -> None:
+    """Wait until the origin has been asked so often."""
+    limit = time.monotonic() + 5
+    while box.origin()["counts"].get(f"GET {path}", 0) < count:
+        assert time.monotonic() < limit, box.origin()
+        time.sleep(0.02)
+
+
+@trap("/etc/nginx/conf.d/okome-server.conf", 'rewrite "(?s)^(.*)$" /okome/alone$1 last;', "")
+def nobody_waits_for_an_answer_that_may_never_come(box: Frontend) -> None:
+    """A miss is at an origin that hangs when the gate closes: the next one for it is answered before it is."""
+    box.origin(mode="hanging")
+    path = "/assets/public/never"
+    with box.client.connect() as first:
+        first.sendall(f"GET {path} HTTP/1.1\r\nHost: cn00\r\n\r\n".encode())
+        under_way(box, path, 1)
+        box.set_flag(down=True)
+        assert box.client.ask(path).status == 503
+        assert not select.select([first], [], [], 0)[0], "it waited for the other's answer"
+
+
+@trap("/etc/nginx/conf.d/okome-server.conf", 'rewrite "(?s)^(.*)$" /okome/alone$1 last;', "")
+def with_a_full_disk_nobody_waits_for_another(box: Frontend) -> None:
+    box.set_full(full=True)
+    box.origin(mode="hanging")
+    path = "/assets/public/three"
+    with box.client.connect() as one, box.client.connect() as two, box.client.connect() as three:
+        for connection in (one, two, three):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: cn00\r\n\r\n".encode())
+        under_way(box, path, 3)
+
+
+@trap(
+    f"{SNIPPETS}/okome-static.conf",
+    "proxy_next_upstream error http_502",
+    "proxy_next_upstream error timeout http_502",
+)
+def a_hanging_origin_is_waited_for_once(box: Frontend) -> None:
+    """Who asks for an expired asset before the probe has noticed."""
+    path = "/assets/short/expired"
+    assert box.client.ask(path).cache == "MISS"
+    time.sleep(2.1)
+    box.origin(mode="hanging", reset=True)
+    assert box.client.ask(path).cache == "STALE"
+    assert sum(box.origin()["counts"].values()) == 1
+
+
+@trap(f"{SNIPPETS}/okome-static.conf", "proxy_cache_background_update on;", "")
+def who_may_be_served_stale_does_not_wait(box: Frontend) -> None:
+    """stale-while-revalidate: the old one is there while the origin is still being asked."""
+    path = "/assets/swr/old"
+    assert box.client.ask(path).cache == "MISS"
+    time.sleep(2.1)
+    box.origin(mode="hanging", reset=True)
+    with box.client.connect() as asking:
+        asking.sendall(f"GET {path} HTTP/1.1\r\nHost: cn00\r\n\r\n".encode())
+        assert select.select([asking], [], [], 4)[0], "it waits for the origin"  # which would take 8 s
+    under_way(box, path, 1)
+
+
+@trap(
+    f"{SNIPPETS}/okome-static.conf",
+    'proxy_pass_request_body off;\nproxy_set_header Content-Length "";\n',
+    "",
+)
+def a_body_has_no_say_in_an_asset(box: Frontend) -> None:
+    """It is not in the key, so the origin does not get it."""
+    answer = box.client.ask("/assets/public/fat?echo=Content-Length", body="poison")
+    assert answer.status == 200
+    assert b"Content-Length=6" not in answer.body
+
+
+@trap(
+    f"{SNIPPETS}/okome-proxy.conf",
+    "proxy_ignore_headers X-Accel-Redirect X-Accel-Buffering",
+    "proxy_ignore_headers X-Accel-Buffering",
+)
+def the_origin_has_no_say_in_how_the_node_works(box: Frontend) -> None:
+    for path in ("/assets/public/accel", "/v1/accel"):
+        answer = box.client.ask(f"{path}?h=X-Accel-Redirect:/okome/maintenance")
+        assert answer.status == 200, path
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", "$okome_cache_full", '""')
@@ -703,10 +816,17 @@ CHECKS: list[Check] = [
     two_vary_lines_are_both_honoured,
     unusual_vary_is_not_confused,
     directives_for_shared_caches_are_obeyed,
+    no_two_requests_have_one_key,
     key_and_request_are_normalised,
     static_is_a_prefix_not_an_extension,
     one_miss_asks_the_origin_once,
     calls_are_not_serialised,
+    nobody_waits_for_an_answer_that_may_never_come,
+    with_a_full_disk_nobody_waits_for_another,
+    a_hanging_origin_is_waited_for_once,
+    who_may_be_served_stale_does_not_wait,
+    a_body_has_no_say_in_an_asset,
+    the_origin_has_no_say_in_how_the_node_works,
     a_full_disk_is_not_written_to,
     log_is_json_whatever_is_asked,
 ]
