@@ -68,7 +68,7 @@ class RememberedError(Exception):
 
 
 class ComputeCancelledError(RuntimeError):
-    """The computation was cancelled from within, though somebody was waiting for it."""
+    """The computation was cancelled from within, or the cache was closed, though somebody was waiting."""
 
 
 class OverloadedError(RuntimeError):
@@ -220,11 +220,10 @@ class Cache(Generic[T]):
 
     async def aclose(self) -> None:
         """Lets write-backs finish within their deadline, cancels computations, ends the subscription."""
-        flights = [
-            flight.task for flight in self._flights.values() if flight.task and not flight.outcome.done()
-        ]
-        for task in flights:
-            task.cancel()
+        for flight in list(self._flights.values()):
+            if flight.task is not None and not flight.outcome.done():
+                flight.fail(ComputeCancelledError("the cache was closed"))
+                flight.task.cancel()
         for _ in range(3):  # a computation may swallow a cancellation, but not hold us up for ever
             if self._tasks:
                 await asyncio.wait(set(self._tasks), timeout=2 * self.policy.write_timeout)
@@ -345,11 +344,14 @@ class Cache(Generic[T]):
         except UNAVAILABLE as error:
             self._unavailable(error)
             return False
+        self._forget(work.name)  # what is being computed here is old now
         envelope = await self._encode(work, token, generations, value, compute)
+        # A task of its own: our cancellation must not keep the lock from those who wait for it.
         if envelope is None:
-            await self._release(work, token)
+            await asyncio.shield(self._spawn(self._release(work, token)))
             return False
-        return await self._commit(work, envelope) and envelope.kind is Kind.VALUE
+        stored = await asyncio.shield(self._spawn(self._commit(work, envelope, b"i")))
+        return stored and envelope.kind is Kind.VALUE
 
     async def invalidate(self, key: str) -> bool:
         """Forget the key: what is being computed for it now will not be stored. False if Redis could not be
@@ -529,18 +531,22 @@ class Cache(Generic[T]):
             flight.outcome.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # delivered to those who wait
-            flight.outcome.set_exception(error)
+            flight.fail(error)
         finally:
             if not flight.outcome.done():
                 flight.outcome.cancel()
-            if self._flights.get(work.name) is flight:
-                del self._flights[work.name]
+            self._end(flight, work.name)
+
+    def _end(self, flight: _AnyFlight, name: str) -> None:
+        """Nobody joins it any more."""
+        if self._flights.get(name) is flight:
+            del self._flights[name]
 
     async def _resolve(self, flight: _AnyFlight, work: _Work, fallback: _Entry | None) -> None:
         """Sets the flight's outcome: another's value, or our own."""
         if fallback is not None and fallback.envelope.kind is Kind.PASS:
             flight.status = Status.BYPASS
-            flight.outcome.set_result(Cached(await self._uncached(work), Status.BYPASS))
+            flight.land(Cached(await self._uncached(work), Status.BYPASS))
             return None
         self._wakes.start()
         token = os.urandom(TOKEN_BYTES)
@@ -605,14 +611,14 @@ class Cache(Generic[T]):
         _require_wanted()
         if entry.envelope.kind is Kind.ERROR:
             self.counts["negative"] += 1
-            flight.outcome.set_exception(RememberedError(_text(entry.envelope.body)))
+            flight.fail(RememberedError(_text(entry.envelope.body)))
             return True
         cached = _classify(entry, self._clock.now())
         if cached is None:
             return False
         if waited and cached.status is Status.HIT:
             cached = replace(cached, status=Status.COALESCED, stored=True)
-        flight.outcome.set_result(cached)
+        flight.land(cached)
         return True
 
     async def _own(
@@ -630,11 +636,12 @@ class Cache(Generic[T]):
         try:
             value = await self._timed(work)
             envelope = await self._encode(work, token, generations, value, self._clock.monotonic() - started)
-            if not flight.outcome.done():
-                if envelope is not None and envelope.kind is Kind.VALUE:
-                    flight.outcome.set_result(Cached(value, Status.MISS, ttl=envelope.fresh, stored=True))
-                else:
-                    flight.outcome.set_result(Cached(value, Status.MISS))
+            if envelope is not None and envelope.kind is Kind.VALUE:
+                flight.land(Cached(value, Status.MISS, ttl=envelope.fresh, stored=True))
+            else:
+                flight.land(Cached(value, Status.MISS))
+            if value is _UNFIT:
+                self._end(flight, work.name)  # a new caller is not to get what was cut short
         except Exception as error:  # noqa: BLE001  # whatever compute raises is delivered to those who wait
             envelope = self._failed(flight, work, fallback, token, error)
         finally:
@@ -655,10 +662,10 @@ class Cache(Generic[T]):
         log.info("computing failed: %s", type(error).__name__)
         stale = self._instead(fallback, work)
         if stale is not None and fallback is not None:
-            flight.outcome.set_result(stale)
+            flight.land(stale)
             quiet_until = self._clock.now() + self.policy.negative
             return replace(fallback.envelope, token=token, quiet_until=quiet_until)
-        flight.outcome.set_exception(error)
+        flight.fail(error)
         old = None if fallback is None else fallback.envelope
         if work.force or (
             old is not None and old.kind is Kind.VALUE and self._clock.now() < old.created + old.life
@@ -693,9 +700,9 @@ class Cache(Generic[T]):
             stale = self._instead(fallback, work)
             if stale is None:
                 raise
-            flight.outcome.set_result(stale)
+            flight.land(stale)
         else:
-            flight.outcome.set_result(Cached(value, Status.DEGRADED))
+            flight.land(Cached(value, Status.DEGRADED))
 
     @property
     def _gone(self) -> bool:
@@ -813,7 +820,8 @@ class Cache(Generic[T]):
             except UNAVAILABLE:
                 self.counts["beats_failed"] += 1
 
-    async def _commit(self, work: _Work, envelope: Envelope) -> bool:
+    async def _commit(self, work: _Work, envelope: Envelope, tells: bytes = b"w") -> bool:
+        """Store it, and tell the others: to wake up, or (b"i") to forget what they compute themselves."""
         remaining = envelope.created + envelope.life - self._clock.now()
         try:
             if len(envelope.body) < _IN_THREAD:
@@ -828,7 +836,7 @@ class Cache(Generic[T]):
                     max(1, _ms(remaining)),
                     data,
                     self._channel,
-                    b"w" + work.name.encode(),
+                    tells + work.name.encode(),
                     *envelope.tags.values(),
                 )
         except UNAVAILABLE as error:

@@ -60,6 +60,16 @@ class Flight(Generic[T]):
         finally:
             self.leave()
 
+    def land(self, result: T) -> None:
+        """Deliver; nobody waits any more for what was abandoned or is over already."""
+        if not self.outcome.done():
+            self.outcome.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Likewise."""
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
     @property
     def over(self) -> bool:
         """Abandoned or failed: nobody should join it any more."""

@@ -1,9 +1,11 @@
 """The cache against a real Redis, under the ACL of CN01: what one process sees."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -655,3 +657,92 @@ async def test_hammered_pool_never_raises(server: RedisServer) -> None:
         assert found == [None] * 500
         assert cache.counts["unavailable"] == 0
     await client.aclose()
+
+
+async def test_a_cancelled_put_leaves_no_lock(
+    redis: Redis, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock already while the value is packed, or on its way."""
+    writing, packed, written = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with Cache(redis, namespace="put", codec=Bytes(), policy=CachePolicy(lock_ttl=60)) as cache:
+        commit = cache._commit
+
+        async def slowly(*arguments: Any) -> bool:
+            writing.set()
+            await packed.wait()
+            stored = await commit(*arguments)
+            written.set()
+            return stored
+
+        monkeypatch.setattr(cache, "_commit", slowly)
+        put = asyncio.create_task(cache.put("k", b"value"))
+        await writing.wait()
+        assert server.matching("okome:c1:{put}:l:*")
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        packed.set()
+        async with asyncio.timeout(10):
+            await written.wait()
+        assert not server.matching("okome:c1:{put}:l:*")
+
+
+async def test_a_put_is_seen_by_whoever_comes_after_it(open_cache: Open, origin: Origin) -> None:
+    """Here and in another process, though what is older is still being computed there."""
+    here, there = open_cache(), open_cache()
+    other = Origin()
+    origin.release.clear()
+    other.release.clear()
+    first = asyncio.create_task(here.get_or_compute("k", origin))
+    await origin.started.wait()
+    forced = Directives(no_cache=True)
+    second = asyncio.create_task(there.get_or_compute("k", other, directives=forced))
+    await other.started.wait()
+    assert await here.put("k", Answer("put"))
+    async with asyncio.timeout(10):
+        assert (await here.get_or_compute("k", Origin())).value == Answer("put")
+        while there._flights:  # noqa: ASYNC110  # until it has heard
+            await asyncio.sleep(0.01)
+        assert (await there.get_or_compute("k", Origin())).value == Answer("put")
+    origin.release.set()
+    other.release.set()
+    assert (await first).value == (await second).value == Answer("answer 1")
+    found = await here.get("k")
+    assert found is not None
+    assert found.value == Answer("put")
+
+
+async def test_who_waits_when_the_cache_is_closed_is_told(open_cache: Open, origin: Origin) -> None:
+    cache = open_cache()
+    origin.release.clear()
+    waiter = asyncio.create_task(cache.get_or_compute("k", origin))
+    await origin.started.wait()
+    await cache.aclose()
+    with pytest.raises(ComputeCancelledError, match="closed"):
+        await waiter
+    assert origin.cancelled == 1
+
+
+async def test_a_computation_that_fails_while_it_is_stopped_is_no_news(open_cache: Open) -> None:
+    cache = open_cache()
+    started = asyncio.Event()
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+
+    async def compute() -> Answer:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise ValueError("while cleaning up") from None
+        raise AssertionError
+
+    waiter = asyncio.create_task(cache.get_or_compute("k", compute))
+    await started.wait()
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    await cache.aclose()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unhandled == []

@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bench.cache_processes import LOCK_TTL, hold, stampede, take_over
 from bench.processes import Processes, barrier, event
-from okome.cache import Cache, CachePolicy, OverloadedError, _value_name
+from okome.cache import Cache, CachePolicy, ComputeCancelledError, OverloadedError, _value_name
 from okome.connection import connect
 from okome.envelope import Bytes
 from okome.headers import Directives, Status
@@ -443,7 +443,7 @@ async def test_closing_leaves_nothing_behind(redis: Redis) -> None:
         origin = Origin()
         waiter = asyncio.create_task(cache.get_or_compute("k", origin))
         await origin.started.wait()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(ComputeCancelledError):
         await waiter
     assert asyncio.all_tasks() <= before
 

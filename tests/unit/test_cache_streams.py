@@ -258,3 +258,29 @@ async def test_a_waiting_caller_that_is_cancelled_leaves(cache: Cache[bytes]) ->
         await caller
     await settled(cache)
     assert source.closed == source.calls == 1
+
+
+async def test_what_was_cut_short_is_given_to_nobody_who_comes_later(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even while Redis is still being told to give up the lock."""
+    told = asyncio.Event()
+    async with Cache(redis, namespace="cut", codec=Bytes(), policy=PATIENT) as cache:
+        release = cache._release
+
+        async def slowly(*arguments: object) -> None:
+            await told.wait()
+            await release(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(cache, "_release", slowly)
+        source = Source(b"half")
+        first = await cache.stream("k", source, complete=lambda _: False)
+        assert b"".join([chunk async for chunk in first]) == b"half"
+        again = asyncio.create_task(cache.stream("k", source, complete=bool))
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        assert not again.done()
+        told.set()
+        async with asyncio.timeout(10):
+            assert b"".join([chunk async for chunk in await again]) == b"half"
+        assert source.calls == 2
