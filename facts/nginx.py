@@ -11,15 +11,24 @@ import crossplane
 from pyinfra.api import FactBase
 
 ROOT = "/etc/nginx"
-ZONES = {"limit_req_zone": "zone", "limit_conn_zone": "zone", "proxy_cache_path": "keys_zone"}
+CACHES = {"proxy_cache_path", "fastcgi_cache_path", "uwsgi_cache_path", "scgi_cache_path"}
+# What names shared memory, and where: all of it is one namespace, and nginx refuses a name that two modules claim.
+ZONES = {
+    "limit_req_zone": "zone=",
+    "limit_conn_zone": "zone=",
+    "ssl_session_cache": "shared:",
+    "ssl_ocsp_cache": "shared:",
+    **dict.fromkeys(CACHES, "keys_zone="),
+}
 PASSES = {"proxy_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass"}
 VARIABLES = {"map", "geo", "split_clients"}
 
 
 @dataclass(frozen=True)
 class Definition:
-    """Something that may exist once only. `kind` is the directive (`zone` for every kind of shared memory);
-    for a server, `name` is NAME:PORT, or the port alone where it is the default server."""
+    """Something that may exist once only. `kind` is the directive (`zone` for every kind of shared memory,
+    `cache_path` for every kind of cache's folder); for a server, `name` is NAME:PORT, or the port alone where it is the
+    default server."""
 
     kind: str
     name: str
@@ -72,12 +81,15 @@ def definitions(directives: list[dict[str, Any]]) -> Iterator[Definition]:
         kind, args, line = directive["directive"], directive["args"], directive["line"]
         block = directive.get("block", [])
         if kind in ZONES:
-            zones = [arg.partition("=")[2] for arg in args if arg.startswith(f"{ZONES[kind]}=")]
+            zones = [arg.removeprefix(ZONES[kind]) for arg in args if arg.startswith(ZONES[kind])]
             yield from (Definition("zone", _size_less(zone), line) for zone in zones)
-            if kind == "proxy_cache_path":
-                yield Definition(kind, args[0].rstrip("/"), line)
+            if kind in CACHES:
+                yield Definition("cache_path", args[0].rstrip("/"), line)
         elif kind in ("upstream", "log_format"):
             yield Definition(kind, args[0], line)
+            yield from (
+                Definition("zone", one["args"][0], one["line"]) for one in block if one["directive"] == "zone"
+            )
         elif kind in VARIABLES:
             yield Definition("map", args[-1], line)
         elif kind == "server" and "block" in directive:

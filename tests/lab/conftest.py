@@ -104,10 +104,10 @@ class Lab:
             errors=totals.get("error", -1),
         )
 
-    def verify(self, *words: str, node: str = "cn01") -> None:
-        """testinfra's word on the finished node, as an operator asks for it."""
+    def verify(self, *words: str, node: str = "cn01") -> str:
+        """testinfra's word on the finished node, as an operator asks for it; all of it passed."""
         pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", node]
-        self("run", "--", *pytest, *words, timeout=300)
+        return self("run", "--", *pytest, *words, timeout=300)
 
 
 def kill_group(run: subprocess.Popen[Any]) -> None:

@@ -62,6 +62,17 @@ def test_outage_and_recovery(frontend: Frontend, mode: str) -> None:
     assert frontend.client.ask("/v1/models").status == 200
 
 
+@pytest.mark.parametrize("mode", ["killed", "hanging", "slow:2"])
+def test_an_outage_of_the_orchestrator_is_no_fault_of_the_frontend(
+    lab: Lab, frontend: Frontend, mode: str
+) -> None:
+    frontend.origin(mode=mode)
+    frontend.until_gate(up=False)
+    said = lab.verify(node=NODE)
+    for what in ("path through CN00: up, upstream down", "gate of CN00: up, upstream down"):
+        assert what in said, said
+
+
 def test_stale_assets_bridge_an_outage(frontend: Frontend) -> None:
     frontend.client.ask("/assets/short/bridge")
     time.sleep(2.1)  # its second of freshness is over

@@ -299,9 +299,22 @@ def test_the_operator_sees_it_at_a_glance(lab: Lab, finished: Frontend) -> None:
     finished.origin(mode="killed")
     finished.until_gate(up=False)
     assert NODE in (table := lab("run", "--", "okome", "status", check=False))
-    assert "all 4 run" in table
+    assert "all 5 well" in table
     assert " down " in table
     finished.origin(mode="up")
+
+
+def test_the_operator_sees_that_hits_are_not_counted(lab: Lab, finished: Frontend) -> None:
+    """The timer stays active, and the old numbers stay readable."""
+    numbers = "/run/okome/hitratio/okome.prom"
+    count = "systemctl start okome-hitratio.service; systemctl is-active okome-hitratio.timer"
+    assert finished.run(f"rm -f {numbers} && mkdir {numbers}; {count}").strip() == "active"
+    try:
+        table = lab("run", "--", "okome", "status", check=False)
+        assert "  okome-hitratio.service failed  " in table
+    finally:
+        assert finished.run(f"rmdir {numbers}; {count}").strip() == "active"
+    assert "all 5 well" in lab("run", "--", "okome", "status", check=False)
 
 
 def test_a_restart_lets_a_stream_finish(finished: Frontend) -> None:

@@ -91,6 +91,14 @@ def test_the_application_user_was_refused_nothing_and_wrote_under_its_prefix(
     assert all(key.startswith("okome:") for key in keys)
 
 
+def test_the_operator_sees_both_nodes_well_and_what_redis_uses(tier: Lab, client: Client) -> None:
+    ask(client)
+    nodes = json.loads(tier("run", "--", "okome", "status", "--json"))["nodes"]
+    assert [nodes[name]["healthy"] for name in ("cn00", "cn01")] == [True, True], nodes
+    assert nodes["cn00"]["upstream"] == "up"
+    assert 0 < nodes["cn01"]["redis_used"] < nodes["cn01"]["redis_max"], nodes
+
+
 def test_without_redis_a_hard_cap_is_not_given_away(tier: Lab, client: Client) -> None:
     """503, at once, and by itself again when Redis is back."""
     tier.execute("systemctl", "stop", "redis-server")

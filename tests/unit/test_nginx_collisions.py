@@ -99,6 +99,14 @@ def test_includes_are_followed_out_of_the_usual_folders(etc: Etc, tmp_path: Path
     [
         ("\nlimit_req_zone $uri zone=api_limit:1m rate=1r/s;", "shop.conf:2 defines zone 'api_limit'"),
         ("limit_conn_zone $uri zone=okome:1m;", "shop.conf:1 defines zone 'okome'"),
+        ("fastcgi_cache_path /srv/a levels=1:2 keys_zone=okome:1m;", "shop.conf:1 defines zone 'okome'"),
+        ("uwsgi_cache_path /srv/a keys_zone=okome:1m inactive=1d;", "shop.conf:1 defines zone 'okome'"),
+        ("scgi_cache_path /srv/a keys_zone=okome:1m;", "shop.conf:1 defines zone 'okome'"),
+        ("scgi_cache_path /var/cache/nginx/okome/ keys_zone=a:1m;", "cache_path '/var/cache/nginx/okome'"),
+        ("upstream shop {\n zone okome 1m;\n server 10.0.0.9; }", "shop.conf:2 defines zone 'okome'"),
+        ("upstream shop { server 10.0.0.9; zone okome; }", "shop.conf:1 defines zone 'okome'"),
+        ("ssl_session_cache builtin:9 shared:api_limit:1m;", "shop.conf:1 defines zone 'api_limit'"),
+        ("server { listen 8443;\n ssl_ocsp_cache shared:okome:1m; }", "shop.conf:2 defines zone 'okome'"),
         ("log_format okome_fmt '$uri';", "shop.conf:1 defines log_format 'okome_fmt'"),
         ("upstream okome_orchestrator { server 10.0.0.9; }", "shop.conf:1 defines upstream 'okome_orchestrator'"),
         ("map $uri $okome_upstream { default x; }", "shop.conf:1 defines map '$okome_upstream'"),
@@ -116,9 +124,19 @@ def test_a_strangers_file_stops_the_deploy(etc: Etc, text: str, said: str) -> No
     assert f"{ROOT}/conf.d/shop.conf:" in str(caught.value)
 
 
+def test_with_tls_the_name_of_our_sessions_is_taken_too(etc: Etc) -> None:
+    etc.put("conf.d/shop.conf", "server { listen 8443 ssl; ssl_session_cache shared:okome_tls:1m; }")
+    assert etc.verdict()[0] == ()
+    data = DATA | {"tls_certificate": "/etc/ssl/okome/cn00.pem"}
+    with pytest.raises(DeployError, match=r"shop\.conf:1 defines zone 'okome_tls'"):
+        giving_way(etc.files(), nginx_config("bookworm", "CN00", data), data)
+
+
 def test_a_stranger_who_does_not_collide_stays(etc: Etc) -> None:
     etc.put(
-        "conf.d/shop.conf", "upstream shop { server 10.0.0.9; } server { listen 8080; server_name cn00; }"
+        "conf.d/shop.conf",
+        "upstream shop { zone shop 1m; server 10.0.0.9; } server { listen 8080; server_name cn00; }"
+        " ssl_session_cache shared:shop_tls:1m; fastcgi_cache_path /srv/okome keys_zone=shop_cache:1m;",
     )
     etc.put("sites-available/other", KOME_CACHE)  # nginx does not read it
     assert etc.verdict() == ((), (f"{ROOT}/nginx.conf",))

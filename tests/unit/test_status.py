@@ -31,6 +31,18 @@ def test_an_answer_becomes_a_row() -> None:
     assert not Status("cn00", "frontend", "192.0.2.1").healthy
 
 
+def test_a_count_that_failed_is_wrong_and_one_that_is_over_is_not() -> None:
+    """Its timer is active either way."""
+    front = Status("cn00", "frontend", "192.0.2.1")
+    read(front, "unit okome-hitratio.timer active\nunit okome-hitratio.service failed\n")
+    assert not front.healthy
+    assert "  okome-hitratio.service failed  " in table([front])
+    for state in ("inactive", "activating"):
+        read(front, f"unit okome-hitratio.service {state}\n")
+        assert front.healthy
+        assert "  all 2 well  " in table([front])
+
+
 def test_a_node_that_refuses_is_one_line_not_a_traceback() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.9", 0))  # bound, and not listening
