@@ -1,6 +1,8 @@
 """The path through both nodes: client, CN00, the example planner at .25, Redis on CN01 with its real users."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from lab import machine
 from lab.client import Answer, Client
 from tests.lab.conftest import NAME, Lab
 from tests.lab.frontend import needs_root
+from tests.unit.test_acl import FORBIDDEN
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]
 QUESTION = {
@@ -89,6 +93,33 @@ def test_the_application_user_was_refused_nothing_and_wrote_under_its_prefix(
     keys = tier.execute("redis-admin", "--scan").split()
     assert keys
     assert all(key.startswith("okome:") for key in keys)
+
+
+AS_THE_APPLICATION = """
+import asyncio, pathlib, sys
+import okome.wake
+from tests.unit import test_acl
+okome.wake.SILENCE = test_acl.SILENCE
+url = pathlib.Path(sys.argv[1]).read_text().strip()
+asyncio.run(test_acl.everything(url, pathlib.Path(sys.argv[2])))
+print("allowed")
+for command in test_acl.FORBIDDEN:
+    asyncio.run(test_acl.refused(url, command))
+print("refused", len(test_acl.FORBIDDEN))
+"""
+
+
+def test_the_application_user_may_do_what_the_library_does_and_nothing_else(
+    tier: Lab, client: Client, tmp_path: Path
+) -> None:
+    """From the orchestrator's place, with its password, on the node as the deploy left it."""
+    url = machine.state_dir().parent / NAME / "operator" / "redis-url"
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/okome-{NAME}-25", sys.executable, "-c", AS_THE_APPLICATION, url, tmp_path],
+        capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    tier.execute("redis-admin", "acl", "log", "reset")
+    assert done.stdout.split() == ["allowed", "refused", str(len(FORBIDDEN))], done.stderr
 
 
 def test_the_operator_sees_both_nodes_well_and_what_redis_uses(tier: Lab, client: Client) -> None:
