@@ -355,7 +355,8 @@ class Budgets:
         ledger.
 
         False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
-        can't be recorded: then don't work. With a ledger the lease has been refunded then.
+        can't be recorded: then don't work. With a ledger the lease has been refunded then, unless it had been
+        started before.
 
         The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed between
         the two is charged for what may have begun, at most.
@@ -365,9 +366,10 @@ class Budgets:
             return True
         mark = _mark(lease.id, lease.charges)
         nothing = {charge.rule.unit: 0 for charge in lease.charges}
+        new = True
         if self._ledger is not None:
             try:
-                await self._ledger.start(mark, _entries(charges), self._clock.now())
+                new = await self._ledger.start(mark, _entries(charges), self._clock.now())
             except sqlite3.Error:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger did not take a start: the work is refused")
@@ -381,7 +383,8 @@ class Budgets:
         if outcome == b"OK":
             return True
         self.counts[_REFUSALS[outcome]] += 1
-        if self._ledger is not None and outcome != b"SETTLED":
+        # Of a repeated start the work may be under way: that stays charged.
+        if new and self._ledger is not None and outcome != b"SETTLED":
             try:
                 await self._settle(lease, nothing)
             except sqlite3.Error:
@@ -393,8 +396,7 @@ class Budgets:
         arguments = [[charge.amount, charge.rule.limit] for charge in charges]
         for _ in range(1 + len(charges)):
             outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
-            # Without this lease, or it would be there already, whether it fits or not.
-            if outcome != b"LOST" or not await self._reseed(charges[rule - 1], without=mark):
+            if outcome != b"LOST" or not await self._reseed(charges[rule - 1]):
                 break
         return outcome
 
@@ -601,7 +603,7 @@ class Budgets:
                     self._stale.update(keys)
                     raise
 
-    async def _reseed(self, charge: _Charge, *, without: str = "") -> bool:
+    async def _reseed(self, charge: _Charge) -> bool:
         """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
         if self._ledger is None:
             return False
@@ -615,10 +617,8 @@ class Budgets:
         fields: list[str | int] = ["d", 0]
         reserved, expiries = 0, [0]
         for lease, amount, at in account.open:
-            if lease == without:
-                continue
             expiry = int(at * 1000) + self._started_ms
-            fields += [f"L:{lease}", f"S {amount} {expiry}"]
+            fields += [f"L:{lease}", f"B {amount} {expiry}"]
             reserved += amount
             expiries.append(expiry)
         for lease, amount, at in account.settled:

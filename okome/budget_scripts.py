@@ -2,9 +2,10 @@
 
 A rate is a string: the theoretical arrival time of GCRA, in seconds. A cap is a hash, so that it is lost as a
 whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
-next (ms), L:lease "state amount expiry" with state N (reserved) or S (started), T:lease "end charged expiry",
-the tombstone of a lease that expired (end E) or was settled (end S). An expired lease may still start or be
-settled, which changes s by the difference to the tombstone alone; of a settled one nothing changes any more.
+next (ms), L:lease "state amount expiry" with state N (reserved), S (started) or B (by the book: the ledger has
+its start, but not whether it fitted), T:lease "end charged expiry", the tombstone of a lease that expired (end E)
+or was settled (end S). An expired lease may still start or be settled, which changes s by the difference to the
+tombstone alone; of a settled one nothing changes any more.
 
 KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
 lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
@@ -37,7 +38,7 @@ local function sweep(key)
       local state, amount, expiry = string.match(value, '(%a) (%d+) (%d+)')
       amount, expiry = tonumber(amount), tonumber(expiry)
       if expiry <= now_ms then
-        local charged = state == 'S' and amount or 0
+        local charged = state == 'N' and 0 or amount
         reserved, spent = reserved - amount, spent + charged
         gone[#gone + 1] = name
         set[#set + 1] = 'T:' .. string.sub(name, 3)
@@ -174,10 +175,10 @@ for i = 3, #KEYS do
   if not spent then return {'LOST', time[1], time[2], i - 2} end
   local f = redis_call('HMGET', KEYS[i], held_as, ended_as)
   local amount = rules[i - 2][1]
-  local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
+  local fitted, held = f[1] and string.sub(f[1], 1, 1) ~= 'B', f[1] and tonumber(string.match(f[1], '%d+')) or 0
   if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2} end
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
-  if (not f[1] or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
+  if (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}

@@ -94,28 +94,29 @@ class Ledger:
             else:
                 return connection
 
-    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
-        """Work begins that may cost this much: (counter, amount) each."""
-        await self._append("start", lease, charges, at)
+    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> bool:
+        """Work begins that may cost this much: (counter, amount) each. False if it was said already."""
+        return await self._append("start", lease, charges, at)
 
     async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
         """What it did cost. The first settlement of a lease stands; a repeated one changes nothing."""
         await self._append("settle", lease, charges, at)
 
-    async def _append(self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
+    async def _append(self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float) -> bool:
         rows = [(at, lease, event, counter, amount) for counter, amount in charges]
 
-        def insert() -> None:
+        def insert() -> bool:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(_INSERT, rows)
+                inserted = self._connection.executemany(_INSERT, rows).rowcount
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            return inserted > 0
 
         # Cancelling the caller does not undo what is under way.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
 
     async def account(self, counter: str, settled_since: float) -> Account:
         def read() -> Account:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -465,6 +466,41 @@ async def test_a_start_that_is_refused_gives_the_lease_back(open_budgets: Open, 
     assert (await left(budgets), await left(budgets, "requests")) == (1000, 10)
     server.admin.flushall()
     assert await left(budgets) == 1000
+
+
+@pytest.mark.parametrize(("other", "fits"), [(600, False), (400, True)])
+async def test_a_start_fits_even_if_another_rebuilt_the_counter_meanwhile(
+    open_budgets: Open, server: RedisServer, monkeypatch: pytest.MonkeyPatch, other: int, fits: bool
+) -> None:
+    """The ledger has its row, so the rebuilt counter holds it: that alone is no permission."""
+    one, two, three = (open_budgets(TOKENS) for _ in range(3))
+    late = await granted(one, {"tokens": 600})
+    server.admin.flushall()
+    assert await two.start(await granted(two, {"tokens": other}))
+    begin = one._start
+
+    async def rebuilt_first(*arguments: Any) -> bytes:
+        server.admin.flushall()
+        await three.reserve(ANN, {"tokens": 0})
+        assert three.counts["seeded"] == 1
+        return await begin(*arguments)
+
+    monkeypatch.setattr(one, "_start", rebuilt_first)
+    assert await one.start(late) is fits
+    assert await left(three) == (0 if fits else 400)
+
+
+async def test_what_has_started_is_not_given_back_by_another_start(
+    open_budgets: Open, server: RedisServer
+) -> None:
+    budgets = open_budgets(TOKENS)
+    working, large = await granted(budgets, {"tokens": 100}), await granted(budgets, {"tokens": 900})
+    assert await budgets.start(working)
+    await budgets.commit(large, {"tokens": 950})
+    server.admin.flushall()
+    assert not await budgets.start(working), "a rebuilt counter does not tell that it fitted"
+    await budgets.commit(working, {"tokens": 40})
+    assert await left(budgets) == 10
 
 
 async def killed_in_its_start(server: RedisServer, path: Path, when: str) -> None:
