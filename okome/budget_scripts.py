@@ -249,13 +249,25 @@ return {'OK', time[1], time[2], 0}
 """
 )
 
-# KEYS cap; ARGV spent, end of the period (s), then names and values of fields. Never over what is there
-# already.
+# KEYS a lost cap, its seed token; ARGV a new token, its life (ms). Returns the token that stands, which whoever
+# rebuilds the cap at the same time shares; nil if the cap is there again.
+OPEN_SEED = Script("""
+if redis.call('HGET', KEYS[1], 's') then return false end
+local token = redis.call('GET', KEYS[2])
+if token then return token end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+
+# KEYS as above; ARGV token, spent, end of the period (s), then names and values of fields. The token that was
+# got before the ledger was read is gone once the cap has been seeded or dropped since: what was read may be old.
+# Returns whether it was seeded.
 SEED = Script("""
-if redis.call('HGET', KEYS[1], 's') then return 0 end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 's', ARGV[1])
-for i = 3, #ARGV, 100 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 99, #ARGV))) end
-redis.call('PEXPIRE', KEYS[1], math.max(0, (tonumber(ARGV[2]) - tonumber(time[1])) * 1000) + 86400000)
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 's', ARGV[2])
+for i = 4, #ARGV, 100 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 99, #ARGV))) end
+redis.call('PEXPIRE', KEYS[1], math.max(0, (tonumber(ARGV[3]) - tonumber(time[1])) * 1000) + 86400000)
 return 1
 """)

@@ -24,7 +24,7 @@ from okome.budget import (
     StateLostError,
 )
 from okome.connection import Clock, connect
-from okome.ledger import Ledger
+from okome.ledger import Account, Ledger
 from tests.unit.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -501,6 +501,75 @@ async def test_what_has_started_is_not_given_back_by_another_start(
     assert not await budgets.start(working), "a rebuilt counter does not tell that it fitted"
     await budgets.commit(working, {"tokens": 40})
     assert await left(budgets) == 10
+
+
+@pytest.mark.parametrize("lost", ["okome:*:cap:*", "*"])
+@pytest.mark.parametrize("rebuilt_before", [False, True])
+async def test_an_old_account_is_not_seeded_over_later_spending(
+    open_budgets: Open,
+    server: RedisServer,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+    rebuilt_before: bool,
+) -> None:
+    """One process reads the ledger and stalls; another rebuilds the counter and spends, and it is lost again."""
+    slow, other = open_budgets(TOKENS), open_budgets(TOKENS)
+    read, rebuild, spent = ledger.account, slow._reseed, 0
+
+    async def read_and_stall(counter: str, settled_since: float) -> Account:
+        nonlocal spent
+        account = await read(counter, settled_since)
+        if not spent:
+            spent = 900
+            lease = await granted(other, {"tokens": spent})
+            assert await other.start(lease)
+            await other.commit(lease)
+            server.admin.delete(*server.matching(lost))
+        return account
+
+    async def rebuild_what_is_there(charge: Any) -> bool:
+        await left(other)
+        return await rebuild(charge)
+
+    monkeypatch.setattr(ledger, "account", read_and_stall)
+    if rebuilt_before:
+        monkeypatch.setattr(slow, "_reseed", rebuild_what_is_there)
+        monkeypatch.setattr(other, "_ledger", as_it_is := Ledger(tmp_path / "spent.sqlite"))
+    assert await left(slow) == 1000 - spent
+    assert await left(other) == 1000 - spent
+    assert not server.matching("okome:*:seed:*")
+    if rebuilt_before:
+        as_it_is.close()
+
+
+async def test_an_old_account_is_not_seeded_over_a_dropped_counter(
+    own_server: RedisServer,
+    own_client: Redis,
+    open_budgets: Open,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was settled without Redis since it was read is in the ledger alone."""
+    slow, other = (open_budgets(TOKENS, redis=own_client, breaker=0) for _ in range(2))
+    lease = await granted(other, {"tokens": 10})
+    own_server.admin.flushall()
+    read, reads = ledger.account, 0
+
+    async def read_and_stall(counter: str, settled_since: float) -> Account:
+        nonlocal reads
+        account = await read(counter, settled_since)
+        reads += 1
+        if reads == 1:
+            with own_server.unreachable():
+                await other.commit(lease, {"tokens": 900})
+            await other._drop_stale()
+        return account
+
+    monkeypatch.setattr(ledger, "account", read_and_stall)
+    assert await left(slow) == 100
+    assert reads == 2
 
 
 async def killed_in_its_start(server: RedisServer, path: Path, when: str) -> None:
