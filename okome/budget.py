@@ -555,7 +555,8 @@ class Budgets:
             if self._ledger is not None and caps:
                 entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
                 try:
-                    await self._ledger.settle(mark, entries, self._clock.now())
+                    stands = await self._ledger.settle(mark, entries, self._clock.now())
+                    amounts = dict(amounts) | {charge.rule.unit: stands[charge.key] for charge in caps}
                 except sqlite3.Error as error:
                     self.counts["ledger_failed"] += 1
                     failure = error

@@ -189,6 +189,27 @@ async def test_a_settled_lease_gives_no_more_work(
     assert budgets.counts["already_settled"] == 2
 
 
+@pytest.mark.parametrize("first", ["commit", "refund"])
+async def test_of_two_settlements_at_once_redis_keeps_the_one_that_the_ledger_keeps(
+    open_budgets: Open, server: RedisServer, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The first in the ledger is the last in Redis."""
+    one, two = open_budgets(TOKENS), open_budgets(TOKENS)
+    lease = await granted(one, {"tokens": 100})
+    assert await one.start(lease)
+    settle = one._settle_in_redis
+
+    async def later(*arguments: Any) -> bool:
+        await (two.refund(lease) if first == "commit" else two.commit(lease, {"tokens": 60}))
+        return await settle(*arguments)
+
+    monkeypatch.setattr(one, "_settle_in_redis", later)
+    await (one.commit(lease, {"tokens": 60}) if first == "commit" else one.refund(lease))
+    assert await left(two) == (940 if first == "commit" else 1000)
+    server.admin.flushall()
+    assert await left(two) == (940 if first == "commit" else 1000)
+
+
 async def test_a_settled_rate_gives_no_more_work(open_budgets: Open) -> None:
     budgets = open_budgets(REQUESTS)
     await budgets.commit(await granted(budgets, {"requests": 1}, lease="mine"))
