@@ -357,8 +357,8 @@ class Budgets:
         ledger.
 
         False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
-        can't be recorded: then don't work. With a ledger the lease has been refunded then, unless it had been
-        started before.
+        can't be recorded: then don't work. The lease has been refunded then, unless it had been started before
+        or, without a ledger, Redis does not answer.
 
         The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed between
         the two is charged for what may have begun, at most.
@@ -386,7 +386,9 @@ class Budgets:
             return True
         self.counts[_REFUSALS[outcome]] += 1
         # Of a repeated start the work may be under way: that stays charged.
-        if new and self._ledger is not None and outcome != b"SETTLED":
+        if self._ledger is None and outcome == b"DENIED":
+            await self._settle_in_redis(lease, nothing)
+        elif self._ledger is not None and new and outcome != b"SETTLED":
             try:
                 await self._settle(lease, nothing)
             except sqlite3.Error:

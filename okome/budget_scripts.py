@@ -90,10 +90,22 @@ local function whole(x) return string.format('%.0f', x) end
 RESERVE = Script(
     _CAP
     + """
-local again = redis_call('GET', KEYS[1])
-local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
+local marker = redis_call('GET', KEYS[1])
+local again = marker
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
+-- The caps first: the marker may have been evicted, and they tell as well whether this lease was here before.
+for i = 3, #KEYS do
+  local at = (i - 3) * 5
+  if rules[at + 1] == 'C' then
+    if now < rules[at + 4] or now >= rules[at + 5] then return {'PERIOD', time[1], time[2], i - 2, 0} end
+    local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
+    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
+    if ended == 'S' then again = 'S' elseif held and not again then again = 'R' end
+    state[i] = {spent, reserved, nearest, fresh}
+  end
+end
+local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
 for i = 3, #KEYS do
   local at = (i - 3) * 5
   local amount = again and 0 or rules[at + 2]
@@ -112,18 +124,13 @@ for i = 3, #KEYS do
     end
     state[i] = {after, before}
   else
-    local limit, begins, ends = rules[at + 3], rules[at + 4], rules[at + 5]
-    if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
-    local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
-    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
-    if spent + reserved + amount > limit and not again and not held then
+    local limit, ends, s = rules[at + 3], rules[at + 5], state[i]
+    if s[1] + s[2] + amount > limit and not again then
       local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
       end
     end
-    if ended == 'S' then answer[1] = 'SETTLED' end
-    state[i] = {spent, reserved, nearest, fresh, held}
   end
 end
 local granted = answer[1] == 'OK' and not again
@@ -140,8 +147,7 @@ for i = 3, #KEYS do
   else
     local limit, ends = rules[at + 3], rules[at + 5]
     local reserved = s[2]
-    -- The marker may have been evicted; the counter itself tells whether this lease has been charged to it.
-    if granted and not s[5] then
+    if granted then
       reserved = reserved + amount
       local expiry = now_ms + ttl
       local hold = string.format('N %.0f %.0f', amount, expiry)
@@ -156,7 +162,9 @@ for i = 3, #KEYS do
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
-if granted then redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention)) end
+if answer[1] == 'OK' and not marker then
+  redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention))
+end
 return answer
 """
 )

@@ -205,9 +205,26 @@ async def test_of_two_settlements_at_once_redis_keeps_the_one_that_the_ledger_ke
 
     monkeypatch.setattr(one, "_settle_in_redis", later)
     await (one.commit(lease, {"tokens": 60}) if first == "commit" else one.refund(lease))
-    assert await left(two) == (940 if first == "commit" else 1000)
+    assert await left(one) == (940 if first == "commit" else 1000)
     server.admin.flushall()
-    assert await left(two) == (940 if first == "commit" else 1000)
+    assert await left(one) == (940 if first == "commit" else 1000)
+
+
+@pytest.mark.parametrize("rules", [(REQUESTS, TOKENS), (TOKENS, REQUESTS)])
+async def test_a_repeat_is_recognised_by_the_caps_when_its_marker_was_evicted(
+    open_budgets: Open, server: RedisServer, rules: tuple[Rate | Cap, ...]
+) -> None:
+    budgets, by_hour = open_budgets(*rules), open_budgets(REQUESTS)
+    amounts = {"requests": 6, "tokens": 100}
+    await granted(budgets, amounts, lease="mine")
+    server.admin.delete(*server.matching("okome:*:lease:*"))
+    lease = await granted(budgets, amounts, lease="mine")  # 12 would be over the rate
+    assert (await left(budgets), await left(by_hour, "requests")) == (900, 4)
+    await budgets.commit(lease, {"requests": 5})  # gives one back: the marker is there again
+    assert await left(by_hour, "requests") == 5
+    server.admin.delete(*server.matching("okome:*:lease:*"))
+    assert (await budgets.reserve(ANN, amounts, lease="mine")).outcome is Outcome.SETTLED
+    assert (await left(budgets), await left(by_hour, "requests")) == (900, 5)
 
 
 async def test_a_settled_rate_gives_no_more_work(open_budgets: Open) -> None:
@@ -509,6 +526,21 @@ async def test_a_start_fits_even_if_another_rebuilt_the_counter_meanwhile(
     monkeypatch.setattr(one, "_start", rebuilt_first)
     assert await one.start(late) is fits
     assert await left(three) == (0 if fits else 400)
+
+
+async def test_a_start_that_is_refused_gives_the_lease_back_without_a_ledger(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open
+) -> None:
+    own_server.admin.acl_setuser("okome", enabled=True, commands=["+info"])
+    budgets = open_budgets(REQUESTS, TOKENS, redis=own_client, ledger=None, lease_ttl=0.05)
+    patient = open_budgets(TOKENS, redis=own_client, ledger=None)
+    await budgets.initialise()
+    late = await granted(budgets, {"requests": 1, "tokens": 300})
+    await asyncio.sleep(0.06)
+    await granted(patient, {"tokens": 800})
+    assert not await budgets.start(late)
+    assert await left(budgets, "requests") == 10
+    assert budgets.counts["settled"] == 1
 
 
 async def test_what_has_started_is_not_given_back_by_another_start(
