@@ -32,7 +32,7 @@ from typing import Any, Literal, Self
 import msgspec
 from redis.exceptions import ResponseError
 
-from okome.budget_scripts import RESERVE, SEED, SETTLE, START
+from okome.budget_scripts import OPEN_SEED, RESERVE, SEED, SETTLE, START
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
 from okome.headers import Quota, rate_limit_headers
 from okome.keys import Keyspace, digest
@@ -50,6 +50,8 @@ _REFUSALS = {  # of a start
     b"UNAVAILABLE": "unavailable",
 }
 _DROPPED = 1000  # counters at a time
+_TRIES = 3  # at a counter that is lost again while it is rebuilt
+_SEED_MS = 60_000  # to read the ledger, which may be busy, and write what was read
 _LOCAL_STATES = 10_000  # of rates kept while Redis is gone; beyond that the oldest are forgotten
 
 
@@ -338,7 +340,7 @@ class Budgets:
                 if not self._clock.known:
                     await self._clock.sync(self._line, self._timeout)
                 await self._drop_stale()
-                for _ in range(3 + len(self._rules)):
+                for _ in range(_TRIES + len(self._rules)):
                     charges = self._charges(subject, amounts)
                     outcome, rule, retry, left = await self._reserve(identity, charges)
                     if outcome == b"LOST" and await self._reseed(charges[rule - 1]):
@@ -355,7 +357,8 @@ class Budgets:
         ledger.
 
         False if what was reserved has been lost meanwhile and does not fit any more, was settled already, or
-        can't be recorded: then don't work. With a ledger the lease has been refunded then.
+        can't be recorded: then don't work. The lease has been refunded then, unless it had been started before
+        or, without a ledger, Redis does not answer.
 
         The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed between
         the two is charged for what may have begun, at most.
@@ -365,9 +368,10 @@ class Budgets:
             return True
         mark = _mark(lease.id, lease.charges)
         nothing = {charge.rule.unit: 0 for charge in lease.charges}
+        new = True
         if self._ledger is not None:
             try:
-                await self._ledger.start(mark, _entries(charges), self._clock.now())
+                new = await self._ledger.start(mark, _entries(charges), self._clock.now())
             except sqlite3.Error:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger did not take a start: the work is refused")
@@ -381,7 +385,10 @@ class Budgets:
         if outcome == b"OK":
             return True
         self.counts[_REFUSALS[outcome]] += 1
-        if self._ledger is not None and outcome != b"SETTLED":
+        # Of a repeated start the work may be under way: that stays charged.
+        if self._ledger is None and outcome == b"DENIED":
+            await self._settle_in_redis(lease, nothing)
+        elif self._ledger is not None and new and outcome != b"SETTLED":
             try:
                 await self._settle(lease, nothing)
             except sqlite3.Error:
@@ -391,10 +398,9 @@ class Budgets:
     async def _start(self, mark: str, charges: Sequence[_Charge]) -> bytes:
         await self._drop_stale()
         arguments = [[charge.amount, charge.rule.limit] for charge in charges]
-        for _ in range(1 + len(charges)):
+        for _ in range(_TRIES + len(charges)):
             outcome, rule = await self._call(START, mark, charges, self._started_ms, arguments)
-            # Without this lease, or it would be there already, whether it fits or not.
-            if outcome != b"LOST" or not await self._reseed(charges[rule - 1], without=mark):
+            if outcome != b"LOST" or not await self._reseed(charges[rule - 1]):
                 break
         return outcome
 
@@ -551,7 +557,8 @@ class Budgets:
             if self._ledger is not None and caps:
                 entries = [(charge.key, amounts[charge.rule.unit]) for charge in caps]
                 try:
-                    await self._ledger.settle(mark, entries, self._clock.now())
+                    stands = await self._ledger.settle(mark, entries, self._clock.now())
+                    amounts = dict(amounts) | {charge.rule.unit: stands[charge.key] for charge in caps}
                 except sqlite3.Error as error:
                     self.counts["ledger_failed"] += 1
                     failure = error
@@ -573,7 +580,7 @@ class Budgets:
             else:
                 arguments.append(["C", charge.amount, actual, charge.end])
         try:
-            for _ in range(1 + len(lease.charges)):
+            for _ in range(_TRIES + len(lease.charges)):
                 outcome, rule_number = await self._call(
                     SETTLE, _mark(lease.id, lease.charges), lease.charges, 0, arguments
                 )
@@ -596,16 +603,23 @@ class Budgets:
                 keys = tuple(islice(self._stale, _DROPPED))
                 self._stale.difference_update(keys)
                 try:
-                    await self._redis.delete(*keys)
+                    # And what others are about to rebuild them from: they may have read it earlier.
+                    await self._redis.delete(*keys, *map(self._seed_key, keys))
                 except BaseException:
                     self._stale.update(keys)
                     raise
 
-    async def _reseed(self, charge: _Charge, *, without: str = "") -> bool:
-        """Rebuild a lost counter from the ledger. False if there is none, or it fails."""
+    async def _reseed(self, charge: _Charge) -> bool:
+        """Rebuild a lost counter from the ledger, or find that it has changed meanwhile: look again. False if
+        there is no ledger, or it fails.
+        """
         if self._ledger is None:
             return False
-        now = self._clock.now()
+        keys, now = [charge.key, self._seed_key(charge.key)], self._clock.now()
+        async with asyncio.timeout(self._timeout):
+            token = await OPEN_SEED(self._redis, keys, uuid.uuid4().hex, _SEED_MS)
+        if token is None:
+            return True
         try:
             account = await self._ledger.account(charge.key, now - self._retention_ms / 1000)
         except sqlite3.Error:
@@ -615,19 +629,20 @@ class Budgets:
         fields: list[str | int] = ["d", 0]
         reserved, expiries = 0, [0]
         for lease, amount, at in account.open:
-            if lease == without:
-                continue
             expiry = int(at * 1000) + self._started_ms
-            fields += [f"L:{lease}", f"S {amount} {expiry}"]
+            fields += [f"L:{lease}", f"B {amount} {expiry}"]
             reserved += amount
             expiries.append(expiry)
         for lease, amount, at in account.settled:
             fields += [f"T:{lease}", f"S {amount} {int(at * 1000) + self._retention_ms}"]
         fields += ["r", reserved, "n", min(expiries[1:], default=0)]
         async with asyncio.timeout(self._timeout):
-            await SEED(self._redis, [charge.key], account.spent, charge.end, *fields)
-        self.counts["seeded"] += 1
+            seeded = await SEED(self._redis, keys, token, account.spent, charge.end, *fields)
+        self.counts["seeded"] += seeded
         return True
+
+    def _seed_key(self, cap: str) -> str:
+        return self._key("seed", digest(cap))
 
     @staticmethod
     def _caps(lease: Lease) -> list[_Charge]:

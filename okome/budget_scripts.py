@@ -2,9 +2,10 @@
 
 A rate is a string: the theoretical arrival time of GCRA, in seconds. A cap is a hash, so that it is lost as a
 whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
-next (ms), L:lease "state amount expiry" with state N (reserved) or S (started), T:lease "end charged expiry",
-the tombstone of a lease that expired (end E) or was settled (end S). An expired lease may still start or be
-settled, which changes s by the difference to the tombstone alone; of a settled one nothing changes any more.
+next (ms), L:lease "state amount expiry" with state N (reserved), S (started) or B (by the book: the ledger has
+its start, but not whether it fitted), T:lease "end charged expiry", the tombstone of a lease that expired (end E)
+or was settled (end S). An expired lease may still start or be settled, which changes s by the difference to the
+tombstone alone; of a settled one nothing changes any more.
 
 KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
 lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
@@ -37,7 +38,7 @@ local function sweep(key)
       local state, amount, expiry = string.match(value, '(%a) (%d+) (%d+)')
       amount, expiry = tonumber(amount), tonumber(expiry)
       if expiry <= now_ms then
-        local charged = state == 'S' and amount or 0
+        local charged = state == 'N' and 0 or amount
         reserved, spent = reserved - amount, spent + charged
         gone[#gone + 1] = name
         set[#set + 1] = 'T:' .. string.sub(name, 3)
@@ -89,10 +90,22 @@ local function whole(x) return string.format('%.0f', x) end
 RESERVE = Script(
     _CAP
     + """
-local again = redis_call('GET', KEYS[1])
-local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
+local marker = redis_call('GET', KEYS[1])
+local again = marker
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
+-- The caps first: the marker may have been evicted, and they tell as well whether this lease was here before.
+for i = 3, #KEYS do
+  local at = (i - 3) * 5
+  if rules[at + 1] == 'C' then
+    if now < rules[at + 4] or now >= rules[at + 5] then return {'PERIOD', time[1], time[2], i - 2, 0} end
+    local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
+    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
+    if ended == 'S' then again = 'S' elseif held and not again then again = 'R' end
+    state[i] = {spent, reserved, nearest, fresh}
+  end
+end
+local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
 for i = 3, #KEYS do
   local at = (i - 3) * 5
   local amount = again and 0 or rules[at + 2]
@@ -111,18 +124,13 @@ for i = 3, #KEYS do
     end
     state[i] = {after, before}
   else
-    local limit, begins, ends = rules[at + 3], rules[at + 4], rules[at + 5]
-    if now < begins or now >= ends then return {'PERIOD', time[1], time[2], i - 2, 0} end
-    local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
-    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
-    if spent + reserved + amount > limit and not again and not held then
+    local limit, ends, s = rules[at + 3], rules[at + 5], state[i]
+    if s[1] + s[2] + amount > limit and not again then
       local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
       end
     end
-    if ended == 'S' then answer[1] = 'SETTLED' end
-    state[i] = {spent, reserved, nearest, fresh, held}
   end
 end
 local granted = answer[1] == 'OK' and not again
@@ -139,8 +147,7 @@ for i = 3, #KEYS do
   else
     local limit, ends = rules[at + 3], rules[at + 5]
     local reserved = s[2]
-    -- The marker may have been evicted; the counter itself tells whether this lease has been charged to it.
-    if granted and not s[5] then
+    if granted then
       reserved = reserved + amount
       local expiry = now_ms + ttl
       local hold = string.format('N %.0f %.0f', amount, expiry)
@@ -155,7 +162,9 @@ for i = 3, #KEYS do
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
-if granted then redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention)) end
+if answer[1] == 'OK' and not marker then
+  redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention))
+end
 return answer
 """
 )
@@ -174,10 +183,10 @@ for i = 3, #KEYS do
   if not spent then return {'LOST', time[1], time[2], i - 2} end
   local f = redis_call('HMGET', KEYS[i], held_as, ended_as)
   local amount = rules[i - 2][1]
-  local held = f[1] and tonumber(string.match(f[1], '%a (%d+)')) or 0
+  local fitted, held = f[1] and string.sub(f[1], 1, 1) ~= 'B', f[1] and tonumber(string.match(f[1], '%d+')) or 0
   if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2} end
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
-  if (not f[1] or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
+  if (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}
@@ -248,13 +257,25 @@ return {'OK', time[1], time[2], 0}
 """
 )
 
-# KEYS cap; ARGV spent, end of the period (s), then names and values of fields. Never over what is there
-# already.
+# KEYS a lost cap, its seed token; ARGV a new token, its life (ms). Returns the token that stands, which whoever
+# rebuilds the cap at the same time shares; nil if the cap is there again.
+OPEN_SEED = Script("""
+if redis.call('HGET', KEYS[1], 's') then return false end
+local token = redis.call('GET', KEYS[2])
+if token then return token end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+
+# KEYS as above; ARGV token, spent, end of the period (s), then names and values of fields. The token that was
+# got before the ledger was read is gone once the cap has been seeded or dropped since: what was read may be old.
+# Returns whether it was seeded.
 SEED = Script("""
-if redis.call('HGET', KEYS[1], 's') then return 0 end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 's', ARGV[1])
-for i = 3, #ARGV, 100 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 99, #ARGV))) end
-redis.call('PEXPIRE', KEYS[1], math.max(0, (tonumber(ARGV[2]) - tonumber(time[1])) * 1000) + 86400000)
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 's', ARGV[2])
+for i = 4, #ARGV, 100 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 99, #ARGV))) end
+redis.call('PEXPIRE', KEYS[1], math.max(0, (tonumber(ARGV[3]) - tonumber(time[1])) * 1000) + 86400000)
 return 1
 """)

@@ -27,6 +27,8 @@ CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAI
 
 _INSERT = "INSERT OR IGNORE INTO entries (at, lease, event, counter, amount) VALUES (?, ?, ?, ?, ?)"
 
+_ENTERED = "SELECT counter, amount FROM entries WHERE lease = ? AND event = ?"
+
 _SPENT = "SELECT coalesce(sum(amount), 0) FROM entries WHERE counter = ? AND event = 'settle'"
 
 _OPEN = """
@@ -94,28 +96,34 @@ class Ledger:
             else:
                 return connection
 
-    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
-        """Work begins that may cost this much: (counter, amount) each."""
-        await self._append("start", lease, charges, at)
+    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> bool:
+        """Work begins that may cost this much: (counter, amount) each. False if it was said already."""
+        new, _ = await self._append("start", lease, charges, at)
+        return new
 
-    async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
-        """What it did cost. The first settlement of a lease stands; a repeated one changes nothing."""
-        await self._append("settle", lease, charges, at)
+    async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> dict[str, int]:
+        """What it did cost. The first settlement of a lease stands: returns its amounts, by counter."""
+        _, stands = await self._append("settle", lease, charges, at)
+        return stands
 
-    async def _append(self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float) -> None:
+    async def _append(
+        self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float
+    ) -> tuple[bool, dict[str, int]]:
         rows = [(at, lease, event, counter, amount) for counter, amount in charges]
 
-        def insert() -> None:
+        def insert() -> tuple[bool, dict[str, int]]:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(_INSERT, rows)
+                inserted = self._connection.executemany(_INSERT, rows).rowcount
+                stands = dict(self._connection.execute(_ENTERED, (lease, event)).fetchall())
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            return inserted > 0, stands
 
         # Cancelling the caller does not undo what is under way.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
 
     async def account(self, counter: str, settled_since: float) -> Account:
         def read() -> Account:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -23,7 +24,7 @@ from okome.budget import (
     StateLostError,
 )
 from okome.connection import Clock, connect
-from okome.ledger import Ledger
+from okome.ledger import Account, Ledger
 from tests.unit.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +187,44 @@ async def test_a_settled_lease_gives_no_more_work(
     await budgets.commit(lease, {"tokens": 7})  # the first settlement stands
     assert await left(budgets) == (940 if end == "commit" else 1000)
     assert budgets.counts["already_settled"] == 2
+
+
+@pytest.mark.parametrize("first", ["commit", "refund"])
+async def test_of_two_settlements_at_once_redis_keeps_the_one_that_the_ledger_keeps(
+    open_budgets: Open, server: RedisServer, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The first in the ledger is the last in Redis."""
+    one, two = open_budgets(TOKENS), open_budgets(TOKENS)
+    lease = await granted(one, {"tokens": 100})
+    assert await one.start(lease)
+    settle = one._settle_in_redis
+
+    async def later(*arguments: Any) -> bool:
+        await (two.refund(lease) if first == "commit" else two.commit(lease, {"tokens": 60}))
+        return await settle(*arguments)
+
+    monkeypatch.setattr(one, "_settle_in_redis", later)
+    await (one.commit(lease, {"tokens": 60}) if first == "commit" else one.refund(lease))
+    assert await left(one) == (940 if first == "commit" else 1000)
+    server.admin.flushall()
+    assert await left(one) == (940 if first == "commit" else 1000)
+
+
+@pytest.mark.parametrize("rules", [(REQUESTS, TOKENS), (TOKENS, REQUESTS)])
+async def test_a_repeat_is_recognised_by_the_caps_when_its_marker_was_evicted(
+    open_budgets: Open, server: RedisServer, rules: tuple[Rate | Cap, ...]
+) -> None:
+    budgets, by_hour = open_budgets(*rules), open_budgets(REQUESTS)
+    amounts = {"requests": 6, "tokens": 100}
+    await granted(budgets, amounts, lease="mine")
+    server.admin.delete(*server.matching("okome:*:lease:*"))
+    lease = await granted(budgets, amounts, lease="mine")  # 12 would be over the rate
+    assert (await left(budgets), await left(by_hour, "requests")) == (900, 4)
+    await budgets.commit(lease, {"requests": 5})  # gives one back: the marker is there again
+    assert await left(by_hour, "requests") == 5
+    server.admin.delete(*server.matching("okome:*:lease:*"))
+    assert (await budgets.reserve(ANN, amounts, lease="mine")).outcome is Outcome.SETTLED
+    assert (await left(budgets), await left(by_hour, "requests")) == (900, 5)
 
 
 async def test_a_settled_rate_gives_no_more_work(open_budgets: Open) -> None:
@@ -465,6 +504,125 @@ async def test_a_start_that_is_refused_gives_the_lease_back(open_budgets: Open, 
     assert (await left(budgets), await left(budgets, "requests")) == (1000, 10)
     server.admin.flushall()
     assert await left(budgets) == 1000
+
+
+@pytest.mark.parametrize(("other", "fits"), [(600, False), (400, True)])
+async def test_a_start_fits_even_if_another_rebuilt_the_counter_meanwhile(
+    open_budgets: Open, server: RedisServer, monkeypatch: pytest.MonkeyPatch, other: int, fits: bool
+) -> None:
+    """The ledger has its row, so the rebuilt counter holds it: that alone is no permission."""
+    one, two, three = (open_budgets(TOKENS) for _ in range(3))
+    late = await granted(one, {"tokens": 600})
+    server.admin.flushall()
+    assert await two.start(await granted(two, {"tokens": other}))
+    begin = one._start
+
+    async def rebuilt_first(*arguments: Any) -> bytes:
+        server.admin.flushall()
+        await three.reserve(ANN, {"tokens": 0})
+        assert three.counts["seeded"] == 1
+        return await begin(*arguments)
+
+    monkeypatch.setattr(one, "_start", rebuilt_first)
+    assert await one.start(late) is fits
+    assert await left(three) == (0 if fits else 400)
+
+
+async def test_a_start_that_is_refused_gives_the_lease_back_without_a_ledger(
+    own_server: RedisServer, own_client: Redis, open_budgets: Open
+) -> None:
+    own_server.admin.acl_setuser("okome", enabled=True, commands=["+info"])
+    budgets = open_budgets(REQUESTS, TOKENS, redis=own_client, ledger=None, lease_ttl=0.05)
+    patient = open_budgets(TOKENS, redis=own_client, ledger=None)
+    await budgets.initialise()
+    late = await granted(budgets, {"requests": 1, "tokens": 300})
+    await asyncio.sleep(0.06)
+    await granted(patient, {"tokens": 800})
+    assert not await budgets.start(late)
+    assert await left(budgets, "requests") == 10
+    assert budgets.counts["settled"] == 1
+
+
+async def test_what_has_started_is_not_given_back_by_another_start(
+    open_budgets: Open, server: RedisServer
+) -> None:
+    budgets = open_budgets(TOKENS)
+    working, large = await granted(budgets, {"tokens": 100}), await granted(budgets, {"tokens": 900})
+    assert await budgets.start(working)
+    await budgets.commit(large, {"tokens": 950})
+    server.admin.flushall()
+    assert not await budgets.start(working), "a rebuilt counter does not tell that it fitted"
+    await budgets.commit(working, {"tokens": 40})
+    assert await left(budgets) == 10
+
+
+@pytest.mark.parametrize("lost", ["okome:*:cap:*", "*"])
+@pytest.mark.parametrize("rebuilt_before", [False, True])
+async def test_an_old_account_is_not_seeded_over_later_spending(
+    open_budgets: Open,
+    server: RedisServer,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+    rebuilt_before: bool,
+) -> None:
+    """One process reads the ledger and stalls; another rebuilds the counter and spends, and it is lost again."""
+    slow, other = open_budgets(TOKENS), open_budgets(TOKENS)
+    read, rebuild, spent = ledger.account, slow._reseed, 0
+
+    async def read_and_stall(counter: str, settled_since: float) -> Account:
+        nonlocal spent
+        account = await read(counter, settled_since)
+        if not spent:
+            spent = 900
+            lease = await granted(other, {"tokens": spent})
+            assert await other.start(lease)
+            await other.commit(lease)
+            server.admin.delete(*server.matching(lost))
+        return account
+
+    async def rebuild_what_is_there(charge: Any) -> bool:
+        await left(other)
+        return await rebuild(charge)
+
+    monkeypatch.setattr(ledger, "account", read_and_stall)
+    if rebuilt_before:
+        monkeypatch.setattr(slow, "_reseed", rebuild_what_is_there)
+        monkeypatch.setattr(other, "_ledger", as_it_is := Ledger(tmp_path / "spent.sqlite"))
+    assert await left(slow) == 1000 - spent
+    assert await left(other) == 1000 - spent
+    assert not server.matching("okome:*:seed:*")
+    if rebuilt_before:
+        as_it_is.close()
+
+
+async def test_an_old_account_is_not_seeded_over_a_dropped_counter(
+    own_server: RedisServer,
+    own_client: Redis,
+    open_budgets: Open,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was settled without Redis since it was read is in the ledger alone."""
+    slow, other = (open_budgets(TOKENS, redis=own_client, breaker=0) for _ in range(2))
+    lease = await granted(other, {"tokens": 10})
+    own_server.admin.flushall()
+    read, reads = ledger.account, 0
+
+    async def read_and_stall(counter: str, settled_since: float) -> Account:
+        nonlocal reads
+        account = await read(counter, settled_since)
+        reads += 1
+        if reads == 1:
+            with own_server.unreachable():
+                await other.commit(lease, {"tokens": 900})
+            await other._drop_stale()
+        return account
+
+    monkeypatch.setattr(ledger, "account", read_and_stall)
+    assert await left(slow) == 100
+    assert reads == 2
 
 
 async def killed_in_its_start(server: RedisServer, path: Path, when: str) -> None:

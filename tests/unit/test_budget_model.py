@@ -122,7 +122,9 @@ class BudgetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.started)
     @rule(data=st.data())
     def start_again(self, data: st.DataObject) -> None:
-        assert self.run(self.budgets.start(self.draw(data, self.started)[1]))
+        """Of a rebuilt counter nobody knows which of its leases fitted: over the limit, by debt, none does."""
+        again = self.run(self.budgets.start(self.draw(data, self.started)[1]))
+        assert again or self.spent() + self.held() > LIMIT
 
     @precondition(lambda self: self.reserved or self.late or self.started or self.overdue)
     @rule(data=st.data(), actual=st.integers(0, 80), times=st.integers(1, 3))
