@@ -26,6 +26,7 @@ from okome.budget import (
 from okome.connection import Clock, connect
 from okome.ledger import Account, Ledger
 from tests.unit.redis_server import RedisServer
+from tests.unit.test_cache_failures import Proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -748,3 +749,24 @@ async def test_no_key_tells_who_it_is_for(open_budgets: Open, server: RedisServe
     await granted(open_budgets(REQUESTS, TOKENS), {"requests": 1, "tokens": 1}, lease="ann's")
     for key in server.matching("*"):
         assert b"ann" not in key + server.value(key)
+
+
+async def test_answers_cut_off_after_the_call_was_carried_out_charge_once(
+    open_budgets: Open, server: RedisServer, tmp_path: Path
+) -> None:
+    async with Proxy(server.socket, tmp_path / "proxy.sock") as proxy:
+        client = connect(server.url.replace(str(server.socket), str(proxy.listen)), timeout=30)
+        far, near = open_budgets(REQUESTS, TOKENS, redis=client), open_budgets(REQUESTS, TOKENS)
+        await near.check()
+        await far.refund(await granted(far, {"requests": 1, "tokens": 1}))  # the scripts are known
+        for commits in (True, False):
+            proxy.cut_after_send = 1
+            lease = await granted(far, {"requests": 2, "tokens": 300})
+            proxy.cut_after_send = 1
+            assert await far.start(lease)
+            proxy.cut_after_send = 1
+            await (far.commit(lease, {"requests": 1, "tokens": 200}) if commits else far.refund(lease))
+            assert proxy.cut_after_send == 0
+            assert (await left(near), await left(near, "requests")) == (800, 9)
+        assert far.counts["unavailable"] == far.counts["unsettled"] == 0
+        await client.aclose()
