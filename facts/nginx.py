@@ -48,6 +48,14 @@ class NginxFile:
     targets: tuple[str, ...] = ()
 
 
+def _complete(directives: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Without those that lack their argument: nginx itself refuses them, with their line."""
+    for directive in directives:
+        nameless = directive["directive"] in {"upstream", *VARIABLES}
+        if directive["args"] or ("block" in directive and not nameless):
+            yield directive
+
+
 def _size_less(value: str) -> str:
     return value.partition(":")[0]
 
@@ -55,7 +63,7 @@ def _size_less(value: str) -> str:
 def _server(block: list[dict[str, Any]], line: int) -> Iterator[Definition]:
     names: list[tuple[str, int]] = []
     ports: set[str] = set()
-    for directive in block:
+    for directive in _complete(block):
         if directive["directive"] == "server_name":
             names += [(name.lower(), directive["line"]) for name in directive["args"]]
         elif directive["directive"] == "listen":
@@ -77,7 +85,7 @@ def _server(block: list[dict[str, Any]], line: int) -> Iterator[Definition]:
 
 def definitions(directives: list[dict[str, Any]]) -> Iterator[Definition]:
     """Of crossplane's parsed directives, those that define something, at any depth."""
-    for directive in directives:
+    for directive in _complete(directives):
         kind, args, line = directive["directive"], directive["args"], directive["line"]
         block = directive.get("block", [])
         if kind in ZONES:
@@ -88,7 +96,9 @@ def definitions(directives: list[dict[str, Any]]) -> Iterator[Definition]:
         elif kind in ("upstream", "log_format"):
             yield Definition(kind, args[0], line)
             yield from (
-                Definition("zone", one["args"][0], one["line"]) for one in block if one["directive"] == "zone"
+                Definition("zone", one["args"][0], one["line"])
+                for one in _complete(block)
+                if one["directive"] == "zone"
             )
         elif kind in VARIABLES:
             yield Definition("map", args[-1], line)
@@ -100,7 +110,7 @@ def definitions(directives: list[dict[str, Any]]) -> Iterator[Definition]:
 
 def targets(directives: list[dict[str, Any]], within: str = "") -> Iterator[str]:
     """Where requests go: servers of upstreams, and passes to something that is not an upstream's name."""
-    for directive in directives:
+    for directive in _complete(directives):
         kind, args = directive["directive"], directive["args"]
         if (kind == "server" and within == "upstream") or kind in PASSES:
             target = args[0].partition("://")[2] or args[0]

@@ -196,6 +196,11 @@ def test_a_listen_on_an_address_of_its_own_takes_what_is_ours(etc: Etc, listen: 
 def test_broken_configuration_is_read_too(etc: Etc) -> None:
     etc.put("conf.d/kome-cache.conf", KOME_CACHE + "server {")
     etc.put("conf.d/binary.conf", "\x00\x01 not nginx {")
+    etc.put(
+        "conf.d/bare.conf",
+        "upstream {\n}\nmap {\n}\nproxy_cache_path;\nserver { listen; server_name shop; location / { proxy_pass; } }",
+    )
+    etc.put("conf.d/zone.conf", "upstream shop { zone; server; }\nlog_format;")
     etc.put("conf.d/loop.conf", f"include {ROOT}/conf.d/*.conf;")
     assert etc.verdict()[0] == (f"{ROOT}/conf.d/kome-cache.conf",)
 
