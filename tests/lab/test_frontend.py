@@ -145,6 +145,7 @@ class TestWithoutProbe:
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_nginx_in_its_sandbox(self, unwatched: Frontend, under_stream: Stream, check: Check) -> None:
         unwatched.set_flag(down=False)
+        unwatched.set_full(full=False)
         unwatched.origin(mode="up", reset=True)
         check(unwatched)
 
