@@ -16,6 +16,8 @@ upstream_keepalive = 64  # idle connections kept to the orchestrator, per worker
 upstream_keepalive_timeout_s = 4
 # A failed GET is tried once more, but not after the client has waited this long already.
 next_upstream_timeout_s = 30
+# An asset is a file: an origin that says nothing for this long hangs.
+asset_timeout_s = 8
 max_body_mb = 100  # documents and images that are sent to a model
 api_rate_per_s = 50  # per client address
 api_burst = 100  # requests above the rate that are still let through at once

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from lab import LabError, machine
-from lab.client import Client
+from lab import LabError, machine, orchestrator
+from lab.client import FRONTEND, Client
 from lab.node import Node
 
 LAB = [sys.executable, "-m", "lab"]
@@ -52,7 +52,7 @@ def changes() -> int:
 def ask() -> None:
     """One question, three times, from a client on the LAN: through nginx, to the planner, and from Redis."""
     path = "/v1/chat/completions"
-    print(f"$ curl http://192.168.86.20{path} --json '{json.dumps(QUESTION)}'    # three times")
+    print(f"$ curl http://{FRONTEND}{path} --json '{json.dumps(QUESTION)}'    # three times")
     with Client(Path("/run/netns") / machine.namespace()) as client:
         for _ in range(3):
             started = time.monotonic()
@@ -112,7 +112,7 @@ def summary() -> None:
         status = node.status()
         version = machine.run(node.command("sh", "-c", program)).strip()
         print(f"  {name}          {status['address']}, Debian {status['suite']}, {version}")
-    print(f"""  orchestrator  192.168.86.25:8000, the example planner
+    print(f"""  orchestrator  {orchestrator.ADDRESS}:{orchestrator.PORT}, the example planner
 
 Look further ({as_root}.venv/bin/python -m lab --help has it all):
   .venv/bin/python -m lab status

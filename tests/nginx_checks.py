@@ -635,6 +635,14 @@ def one_miss_asks_the_origin_once(box: Frontend) -> None:
     assert box.origin()["counts"] == {f"GET {path}": 1}
 
 
+def under_way(box: Frontend, path: str, count: int) -> None:
+    """Wait until the origin has been asked so often."""
+    limit = time.monotonic() + 5
+    while box.origin()["counts"].get(f"GET {path}", 0) < count:
+        assert time.monotonic() < limit, box.origin()
+        time.sleep(0.02)
+
+
 @trap(
     f"{SNIPPETS}/okome-api.conf",
     "proxy_buffering off;\nproxy_request_buffering off;\nproxy_cache off;",
@@ -647,21 +655,10 @@ def calls_are_not_serialised(box: Frontend) -> None:
     try:
         for connection in connections:
             connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: cn00\r\n\r\n")
-        deadline = time.monotonic() + 3
-        while box.origin()["counts"].get("GET /v1/models") != 10:
-            assert time.monotonic() < deadline, box.origin()
-            time.sleep(0.02)
+        under_way(box, "/v1/models", 10)
     finally:
         for connection in connections:
             connection.close()
-
-
-def under_way(box: Frontend, path: str, count: int) -> None:
-    """Wait until the origin has been asked so often."""
-    limit = time.monotonic() + 5
-    while box.origin()["counts"].get(f"GET {path}", 0) < count:
-        assert time.monotonic() < limit, box.origin()
-        time.sleep(0.02)
 
 
 @trap("/etc/nginx/conf.d/okome-server.conf", 'rewrite "(?s)^(.*)$" /okome/alone$1 last;', "")
@@ -688,6 +685,13 @@ def with_a_full_disk_nobody_waits_for_another(box: Frontend) -> None:
         under_way(box, path, 3)
 
 
+def expired_in_a_hang(box: Frontend, path: str) -> None:
+    """An asset that lives for a second is stored and over, and the origin hangs."""
+    assert box.client.ask(path).cache == "MISS"
+    time.sleep(2.1)
+    box.origin(mode="hanging", reset=True)
+
+
 @trap(
     f"{SNIPPETS}/okome-static.conf",
     "proxy_next_upstream error http_502",
@@ -696,9 +700,7 @@ def with_a_full_disk_nobody_waits_for_another(box: Frontend) -> None:
 def a_hanging_origin_is_waited_for_once(box: Frontend) -> None:
     """Who asks for an expired asset before the probe has noticed."""
     path = "/assets/short/expired"
-    assert box.client.ask(path).cache == "MISS"
-    time.sleep(2.1)
-    box.origin(mode="hanging", reset=True)
+    expired_in_a_hang(box, path)
     assert box.client.ask(path).cache == "STALE"
     assert sum(box.origin()["counts"].values()) == 1
 
@@ -707,9 +709,7 @@ def a_hanging_origin_is_waited_for_once(box: Frontend) -> None:
 def who_may_be_served_stale_does_not_wait(box: Frontend) -> None:
     """stale-while-revalidate: the old one is there while the origin is still being asked."""
     path = "/assets/swr/old"
-    assert box.client.ask(path).cache == "MISS"
-    time.sleep(2.1)
-    box.origin(mode="hanging", reset=True)
+    expired_in_a_hang(box, path)
     with box.client.connect() as asking:
         asking.sendall(f"GET {path} HTTP/1.1\r\nHost: cn00\r\n\r\n".encode())
         assert select.select([asking], [], [], 4)[0], "it waits for the origin"  # which would take 8 s

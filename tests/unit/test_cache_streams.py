@@ -93,16 +93,18 @@ async def test_many_readers_share_one_source_and_each_gets_all(cache: Cache[byte
     assert source.calls == 1
 
 
+async def two_readers(cache: Cache[bytes], source: Source) -> tuple[CachedStream, CachedStream]:
+    first = await cache.stream("k", source, complete=bool)
+    return first, await cache.stream("k", source, complete=bool)
+
+
 async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_source(
     cache: Cache[bytes],
 ) -> None:
     source = Source(b"a", b"b", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        one, two = (
-            await cache.stream("k", source, complete=bool),
-            await cache.stream("k", source, complete=bool),
-        )
+        one, two = await two_readers(cache, source)
         assert (await anext(one), await anext(two)) == (b"a", b"a")
         await one.aclose()
         assert source.closed == 0
@@ -117,10 +119,7 @@ async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[
     source = Source(b"a", b"b", free=False)
     source.permits.release()
     async with asyncio.timeout(10):
-        one, two = (
-            await cache.stream("k", source, complete=bool),
-            await cache.stream("k", source, complete=bool),
-        )
+        one, two = await two_readers(cache, source)
         for _ in range(2):
             await one.aclose()
         assert source.closed == 0
