@@ -53,7 +53,7 @@ lint: setup tools ## ruff, strict mypy; nginx and gixy on the rendered configura
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy .
-	@$(if $(LAB),$(SUDO)) $(PY) -m tests.nginx_lint
+	@$(if $(LAB),$(SUDO)) $(PY) -m tests.nginx.lint
 
 secrets: setup ## write random secrets to secrets.toml (0600, never committed)
 	@$(PY) -m console.secrets

@@ -35,9 +35,9 @@ from group_data import backends
 from lab import LabError, machine
 from lab.node import Node
 from lab.operator import as_caller, environment, hand_over, home
-from operations.address import MANAGED
-from operations.basic_setup import maxmemory, sha256
-from operations.secret import load
+from operations.primitives.address import MANAGED
+from operations.primitives.secret import load
+from operations.services.redis import maxmemory, sha256
 
 LAB = "bdeploy"  # its own, so that another bench may run beside it
 NODE = "cn01"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyinfra.api import DeployError
 
-from operations.secret import NAMES, load, secrets_file
+from operations.primitives.secret import NAMES, load, secrets_file
 
 HEADER = "# Secrets of this tier, made by `make secrets`. Never commit or copy this file into an image.\n"
 

@@ -2,11 +2,11 @@
 
 from pyinfra import host
 
-from operations.config_set import config_set
-from operations.connection import explain_lost_connections
 from operations.foundation import APT
-from operations.packages import upgrade
-from operations.reboot import no_failed_units, reboot_if_required
+from operations.primitives.config_set import config_set
+from operations.primitives.connection import explain_lost_connections
+from operations.primitives.packages import upgrade
+from operations.primitives.reboot import no_failed_units, reboot_if_required
 
 explain_lost_connections()
 config_set(name="apt keeps configuration files and waits for its lock", config=APT)

@@ -61,7 +61,7 @@ class Interface(TypedDict):
     dhcpcd_conf: str
     # netplan's other files that define `netplan`: path -> keys of the definition.
     definitions: dict[str, list[str]]
-    # The change of the address that waits for its confirmation: the request in okome/address_guard.py.
+    # The change of the address that waits for its confirmation: the request in node/address_guard.py.
     pending: dict[str, Any] | None
 
 

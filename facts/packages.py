@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
-# Its modification time is when operations/packages.py last fetched the package lists. apt keeps no such
+# Its modification time is when operations/primitives/packages.py last fetched the package lists. apt keeps no such
 # mark: lists that have not changed keep their old dates.
 FETCHED = "/var/lib/okome/lists-fetched"
 

@@ -8,13 +8,13 @@ from pyinfra.operations import files, server
 
 from facts.fstab import BACKUP, FSTAB, Fstab
 from facts.machine import Machine
-from operations.address import static_address
-from operations.config_set import ConfigFile, ConfigSet, config_set
-from operations.connection import explain_lost_connections
-from operations.fstab import hardened
-from operations.packages import packages
-from operations.sysctl import sysctl
-from operations.unit import unit
+from operations.primitives.address import static_address
+from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
+from operations.primitives.connection import explain_lost_connections
+from operations.primitives.packages import packages
+from operations.primitives.sysctl import sysctl
+from operations.primitives.unit import unit
+from operations.services.fstab import hardened
 
 RELEASES = ("debian bookworm", "debian trixie", "raspbian bookworm", "raspbian trixie")
 

@@ -14,7 +14,7 @@ import pytest
 from lab import origin
 from lab.client import STRANGER, Client
 from lab.origin import chunk
-from operations.nginx import FULL_FLAG, PROBE_FLAG
+from operations.services.probe import DOWN_FLAG, FULL_FLAG
 from tests.lab.conftest import NAME, Lab
 
 NODE, DEPLOY = "cn00", "deploys/cn00.py"
@@ -63,7 +63,7 @@ class Stream:
 
 
 class Frontend:
-    """What tests/nginx_checks.py asks for, on the booted node."""
+    """What tests/nginx/checks.py asks for, on the booted node."""
 
     client_address = "192.168.86.1"
 
@@ -84,7 +84,7 @@ class Frontend:
         self.run("systemctl reload nginx")
 
     def set_flag(self, down: bool) -> None:
-        self.run(f"touch {PROBE_FLAG}" if down else f"rm -f {PROBE_FLAG}")
+        self.run(f"touch {DOWN_FLAG}" if down else f"rm -f {DOWN_FLAG}")
 
     def set_full(self, full: bool) -> None:
         self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
@@ -106,12 +106,12 @@ class Frontend:
     @contextmanager
     def without_probe(self) -> Iterator[None]:
         """The gate is the test's own."""
-        self.run(f"systemctl stop okome-probe && mkdir -p {Path(PROBE_FLAG).parent}")
+        self.run(f"systemctl stop okome-probe && mkdir -p {Path(DOWN_FLAG).parent}")
         try:
             yield
         finally:
             self.origin(mode="up")
-            self.run(f"rm -rf {Path(PROBE_FLAG).parent} && systemctl start okome-probe")
+            self.run(f"rm -rf {Path(DOWN_FLAG).parent} && systemctl start okome-probe")
 
 
 needs_root = pytest.mark.skipif(

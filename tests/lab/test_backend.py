@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from operations.config_set import CHECKERS
+from operations.primitives.checkers import CHECKERS
 from tests.lab.conftest import Lab
 from tests.lab.test_run import assert_no_change
 

@@ -14,7 +14,7 @@ from lab import machine
 from lab.client import Answer, Client
 from tests.lab.conftest import NAME, Lab
 from tests.lab.frontend import needs_root
-from tests.unit.test_acl import FORBIDDEN
+from tests.unit.okome.test_acl import FORBIDDEN
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]
 QUESTION = {

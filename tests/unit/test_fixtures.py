@@ -1,4 +1,5 @@
-"""Facts on recorded output, operations on given facts: one YAML file each, below fixtures/."""
+"""Facts on recorded output, operations on given facts: one YAML file each. A folder named MODULE.NAME below
+facts/fixtures, operations/primitives/fixtures or operations/services/fixtures is the class or operation it is for."""
 
 from pathlib import Path
 
@@ -6,19 +7,16 @@ import pytest
 from pyinfra_testing.facts import make_fact_tests
 from pyinfra_testing.operations import make_operation_tests
 
-FIXTURES = Path(__file__).with_name("fixtures")
+UNIT = Path(__file__).parent
+ROOMS = {
+    "facts": make_fact_tests,
+    "operations/primitives": make_operation_tests,
+    "operations/services": make_operation_tests,
+}
+# The command of these is longer than all they say; tests/lab runs it on every manager and suite.
+WITHOUT_COMMAND = pytest.mark.filterwarnings("ignore:No command set")
 
-# The command of this one is longer than all it says; tests/lab runs it on every manager and suite.
-TestDefaultInterface = pytest.mark.filterwarnings("ignore:No command set")(
-    make_fact_tests("facts", "network.DefaultInterface", FIXTURES / "network.DefaultInterface")
-)
-TestFileStates = make_fact_tests("facts", "files.FileStates", FIXTURES / "files.FileStates")
-TestUnitStates = make_fact_tests("facts", "units.UnitStates", FIXTURES / "units.UnitStates")
-TestMemoryTotal = make_fact_tests("facts", "memory.MemoryTotal", FIXTURES / "memory.MemoryTotal")
-TestStaticAddress = make_operation_tests(
-    "operations", "address.static_address", FIXTURES / "address.static_address"
-)
-TestUnit = make_operation_tests("operations", "unit.unit", FIXTURES / "unit.unit")
-TestSysctl = make_fact_tests("facts", "sysctl.Sysctl", FIXTURES / "sysctl.Sysctl")
-TestSysctlOperation = make_operation_tests("operations", "sysctl.sysctl", FIXTURES / "sysctl.sysctl")
-TestKeptAside = make_operation_tests("operations", "nginx.kept_aside", FIXTURES / "nginx.kept_aside")
+for room, make in ROOMS.items():
+    for folder in sorted((UNIT / room / "fixtures").iterdir()):
+        name = f"Test_{room}_{folder.name}".replace("/", "_").replace(".", "_")
+        globals()[name] = WITHOUT_COMMAND(make(room.replace("/", "."), folder.name, folder))

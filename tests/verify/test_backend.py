@@ -12,8 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from testinfra.host import Host
 
-from operations.basic_setup import maxmemory
-from operations.secret import load, secret, secrets_file
+from operations.primitives.secret import load, secret, secrets_file
+from operations.services.redis import maxmemory
 
 GROUP = "backends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/backends.py"))

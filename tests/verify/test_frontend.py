@@ -10,7 +10,7 @@ import httpx
 import pytest
 from testinfra.host import Host
 
-from operations.nginx import PROBE_FLAG
+from operations.services.probe import DOWN_FLAG
 
 GROUP = "frontends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/frontends.py"))
@@ -97,8 +97,8 @@ def test_nothing_of_the_older_system_is_left(node: Host) -> None:
 
 def test_the_gate_is_up_by_default_and_its_flag_is_in_ram(node: Host) -> None:
     assert "set $okome_upstream_ok 1;" in node.file("/etc/nginx/okome/health_state.conf").content_string
-    assert node.check_output("findmnt -no FSTYPE -T %s", str(Path(PROBE_FLAG).parent)) == "tmpfs"
-    flagged = node.file(PROBE_FLAG).exists
+    assert node.check_output("findmnt -no FSTYPE -T %s", str(Path(DOWN_FLAG).parent)) == "tmpfs"
+    flagged = node.file(DOWN_FLAG).exists
     assert json.loads(ask(node, "/okome/health").text)["upstream_ok"] == (0 if flagged else 1)
 
 

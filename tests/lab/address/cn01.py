@@ -3,7 +3,7 @@
 from pyinfra import host
 from pyinfra.operations import files
 
-from operations.address import static_address
+from operations.primitives.address import static_address
 
 static_address(
     name="Static address",

@@ -1,7 +1,7 @@
-"""For tests of operations.unit: one unit, which --data names."""
+"""For tests of operations.primitives.unit: one unit, which --data names."""
 
 from pyinfra import host
 
-from operations.unit import unit
+from operations.primitives.unit import unit
 
 unit(name="The unit runs", unit=host.data.tried, patience=8)

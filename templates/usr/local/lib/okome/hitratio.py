@@ -1,1 +1,1 @@
-../../../../../okome/hitratio.py
+../../../../../node/hitratio.py

@@ -1,1 +1,1 @@
-../../../../../okome/probe.py
+../../../../../node/probe.py

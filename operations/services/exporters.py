@@ -1,0 +1,8 @@
+"""What Prometheus can scrape."""
+
+from operations.primitives.config_set import ConfigFile, ConfigSet
+
+NGINX = ConfigSet(
+    files=(ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/okome.conf"),),
+    check="systemd",
+)

@@ -1,0 +1,69 @@
+"""The backend's Redis: its files, how much memory it may have, who may log in."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from pyinfra.api import DeployError
+
+from operations.primitives.config_set import ConfigFile, ConfigSet
+
+SERVICE = ConfigSet(
+    files=(
+        ConfigFile("/usr/local/lib/okome/redis-prepare", mode="755"),
+        ConfigFile("/usr/local/sbin/redis-admin", mode="755"),
+        ConfigFile("/etc/systemd/system/redis-server.service.d/okome.conf"),
+    ),
+    check="systemd",
+)
+# maxmemory counts data and client buffers, not what the allocator loses to fragmentation. Redis calls a ratio
+# above 1.5 bad (INFO memory, mem_fragmentation_ratio), and Debian's build, with the system's jemalloc, can't
+# defragment while it runs. The rest of the node (kernel, journal in RAM, sshd, exporters) gets 512 MiB.
+# So 4 GiB want a node of 6.5 GiB: an 8 GB one.
+FRAGMENTATION = 1.5
+REST_OF_NODE = 512 << 20
+SUFFIXES = {"": 1, "k": 10**3, "kb": 1 << 10, "m": 10**6, "mb": 1 << 20, "g": 10**9, "gb": 1 << 30}
+SHARE_STEP = 64 << 20  # a share is rounded down, so that a new kernel's few kB do not restart Redis
+
+
+def maxmemory(wanted: str, total: int) -> int:
+    """Bytes for Redis, of a node with `total` bytes of RAM. `wanted` as in group_data/backends.py.
+
+    Raises DeployError if it is not an amount, or does not fit.
+    """
+    match = re.fullmatch(r"(\d+)(%|[kmg]?b?)", wanted.strip().lower())
+    if not match or (match[2] != "%" and match[2] not in SUFFIXES):
+        raise DeployError(
+            f'redis_maxmemory is {wanted!r}; say an amount such as "4gb" or a share such as "50%"'
+        )
+    number, suffix = int(match[1]), match[2]
+    share = total * number // 100 // SHARE_STEP * SHARE_STEP
+    amount = share if suffix == "%" else number * SUFFIXES[suffix]
+    most = max(0, int((total - REST_OF_NODE) / FRAGMENTATION)) // SHARE_STEP * SHARE_STEP
+    if not 0 < amount <= most:  # 0 would mean "no limit" to Redis
+        raise DeployError(
+            f"redis_maxmemory = {wanted!r} does not fit: of {total / 2**30:.1f} GiB of RAM, Redis can have "
+            f"{most >> 20}mb at most, with {FRAGMENTATION} times as much for fragmentation and "
+            f"{REST_OF_NODE >> 20} MiB for the rest of the node"
+        )
+    return amount
+
+
+def sha256(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def configuration(wanted: str, total: int, passwords: Mapping[str, str]) -> ConfigSet:
+    """Redis' own files, for a node with `total` bytes of RAM. `wanted` is redis_maxmemory; `passwords` are those
+    of the users `okome` and `exporter`."""
+    return ConfigSet(
+        files=(
+            ConfigFile("/etc/redis/redis.conf", owner="redis", group="redis", mode="640"),
+            ConfigFile("/etc/redis/users.acl", owner="redis", group="redis", mode="640"),
+        ),
+        check="redis",
+        values={
+            "maxmemory": maxmemory(wanted, total),
+            **{f"{user}_sha256": sha256(password) for user, password in passwords.items()},
+        },
+    )

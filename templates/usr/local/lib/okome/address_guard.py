@@ -1,0 +1,1 @@
+../../../../../node/address_guard.py

@@ -1,0 +1,148 @@
+"""The application user may do what the library does, and nothing else."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from bench.redis_server import RedisServer
+from okome.acl import APPLICATION_COMMANDS
+from okome.budget import Budgets, Cap, Rate, Rule
+from okome.cache import Cache, CachePolicy
+from okome.connection import connect
+from okome.envelope import Bytes
+from okome.ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+
+
+SILENCE = 0.5  # s, instead of okome.wake's
+
+
+@pytest.fixture(autouse=True)
+def _soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("okome.wake.SILENCE", SILENCE)
+
+
+async def everything(url: str, folder: Path) -> None:
+    """Each thing that the library does with Redis, once at least."""
+    client = connect(url)
+    policy = CachePolicy(lock_ttl=0.15, poll=0.05)
+
+    async def slow() -> bytes:
+        await asyncio.sleep(0.3)
+        return b"x"
+
+    async def broken() -> bytes:
+        raise ValueError("x")
+
+    async with (
+        Cache(client, namespace="all", codec=Bytes(), policy=policy) as one,
+        Cache(client, namespace="all", codec=Bytes(), policy=policy) as two,
+    ):
+        await asyncio.gather(*(cache.get_or_compute("k", slow, tags=["t"]) for cache in (one, two)))
+        await asyncio.gather(*(one.get_or_compute("k", slow, tags=["t"]) for _ in range(3)))
+        with pytest.raises(ValueError, match="x"):
+            await one.get_or_compute("broken", broken, tags=["t"])
+        await one.put("p", b"x", tags=["t"])
+        await one.get("p")
+        assert await one.invalidate("p")
+        assert await one.invalidate_tag("t")
+        await asyncio.sleep(2 * SILENCE)  # until the subscription asks whether the server is still there
+        assert one.available
+    ledger = Ledger(folder / "ledger.sqlite")
+    rules: list[Rule] = [
+        Rate(name="r", by=("u",), unit="tokens", limit=100),
+        Cap(name="c", by=("u",), unit="tokens", limit=1000),
+    ]
+    budgets = Budgets(client, rules=rules, ledger=ledger, lease_ttl=0.05, retention=0.01)
+    for actual in (0, 20, 5):
+        decision = await budgets.reserve({"u": "ann"}, {"tokens": 10})
+        assert decision.lease is not None
+        assert await budgets.start(decision.lease)
+        await budgets.commit(decision.lease, {"tokens": actual})
+    await budgets.reserve({"u": "bob"}, {"tokens": 10})
+    await asyncio.sleep(0.1)
+    await budgets.reserve({"u": "bob"}, {"tokens": 10})  # sweeps the first, which has expired
+    await budgets.initialise()
+    await budgets.aclose()
+    ledger.close()
+    await client.aclose()
+
+
+FORBIDDEN = [
+    ("FLUSHALL",),
+    ("KEYS", "*"),
+    ("CONFIG", "GET", "*"),
+    ("GET", "another:key"),
+    ("SET", "another:key", "x"),
+    ("PUBLISH", "another:channel", "x"),
+    ("EVAL", "return redis.call('GET', KEYS[1])", "1", "another:key"),
+    ("EVAL", "return redis.call('FLUSHALL')", "0"),
+    ("INFO",),
+    ("SCRIPT", "FLUSH"),
+]
+
+
+async def refused(url: str, command: tuple[str, ...]) -> None:
+    client: Redis = Redis.from_url(url)
+    try:
+        with pytest.raises(Exception, match=r"(?i)permission|no access|can't run this command"):
+            await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+    finally:
+        await client.aclose()
+
+
+async def test_exactly_these_commands(server: RedisServer, tmp_path: Path) -> None:
+    """None of them is refused, and each is used; what the test itself sends as admin is left out."""
+    server.forget_calls()
+    await everything(server.url, tmp_path)
+    used = set(server.calls()) - {"auth", "hello", "info", "config|resetstat", "acl|log"}
+    assert used == set(APPLICATION_COMMANDS)
+    assert server.denied() == []
+
+
+@pytest.mark.parametrize("command", FORBIDDEN, ids=" ".join)
+async def test_and_nothing_else(server: RedisServer, command: tuple[str, ...]) -> None:
+    try:
+        await refused(server.url, command)
+    finally:
+        server.admin.acl_log_reset()
+
+
+async def test_everything_works_on_a_node_of_a_cluster(tmp_path: Path) -> None:
+    """Which refuses whatever spans two slots; the client is all that a cluster changes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    own_bus = str(port - 1 if port > 60000 else port + 1)
+    options = (
+        "--cluster-enabled",
+        "yes",
+        "--port",
+        str(port),
+        "--cluster-port",
+        own_bus,
+        "--bind",
+        "127.0.0.1",
+    )
+    with RedisServer(*options) as server:
+        server.admin.cluster("ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + 20
+        while server.admin.cluster("INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            await everything(server.at(port)[0], tmp_path)
+        assert server.denied() == []
+
+
+async def test_without_any_one_of_them_something_is_refused(tmp_path: Path) -> None:
+    """So the test above would notice a command that is missing."""
+    commands = tuple(command for command in APPLICATION_COMMANDS if command != "pttl")
+    with RedisServer(commands=commands) as server:
+        await asyncio.gather(everything(server.url, tmp_path), return_exceptions=True)
+        assert server.denied()

@@ -1,0 +1,158 @@
+"""A Redis Cluster in place of CN01, "by changing the client": three masters, and namespaces on all of them."""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from redis.asyncio.cluster import RedisCluster
+from redis.crc import key_slot
+
+from bench.redis_server import RedisServer
+from okome.acl import APPLICATION_COMMANDS
+from okome.budget import Budgets, Cap, Outcome, Rate, Rule
+from okome.cache import Cache, CachePolicy
+from okome.envelope import Bytes
+from okome.headers import Status
+from okome.ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+
+SLOTS = 16384
+ASKED_BY_THE_CLIENT = ("cluster|slots", "command")
+SPREAD = ("a", "b", "c")  # namespaces, one on each third of the slots
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def test_the_namespaces_are_spread() -> None:
+    assert sorted(3 * key_slot(name.encode()) // SLOTS for name in SPREAD) == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[RedisServer]]:
+    ports, password = free_ports(6), secrets.token_hex(16)
+    with ExitStack() as stack:
+        nodes = []
+        for port, bus in zip(ports[:3], ports[3:], strict=True):
+            options = ["--bind", "127.0.0.1", "--port", str(port)]
+            options += [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                str(bus),
+                "--cluster-node-timeout",
+                "5000",
+            ]
+            commands = (*APPLICATION_COMMANDS, *ASKED_BY_THE_CLIENT)
+            nodes.append(stack.enter_context(RedisServer(*options, commands=commands, password=password)))
+        for n, node in enumerate(nodes):
+            first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3 - 1
+            node.execute("CLUSTER ADDSLOTSRANGE", first, last)
+            node.execute("CLUSTER MEET", "127.0.0.1", ports[0], ports[3])
+        deadline = time.monotonic() + 30
+        while not all(ready(node) for node in nodes):
+            assert time.monotonic() < deadline, "the nodes did not become a cluster"
+            time.sleep(0.05)
+        for node, port in zip(nodes, ports, strict=False):
+            node.url = node.at(port)[0]
+        yield nodes
+        assert [node.denied() for node in nodes] == [[], [], []]
+
+
+def ready(node: RedisServer) -> bool:
+    text = str(node.execute("CLUSTER INFO"))
+    return "cluster_state': 'ok" in text and "cluster_known_nodes': '3" in text
+
+
+@pytest.fixture
+async def client(cluster: list[RedisServer]) -> AsyncIterator[RedisCluster]:
+    client = RedisCluster.from_url(cluster[0].url, socket_timeout=30)
+    yield client
+    await client.aclose()
+
+
+POLICY = CachePolicy(redis_timeout=30, write_timeout=30, lock_ttl=60, poll=60)
+
+
+@pytest.mark.parametrize("namespace", SPREAD)
+async def test_the_cache(cluster: list[RedisServer], client: RedisCluster, namespace: str) -> None:
+    other = RedisCluster.from_url(cluster[1].url, socket_timeout=30)
+    computes = 0
+    release = asyncio.Event()
+
+    async def compute() -> bytes:
+        nonlocal computes
+        computes += 1
+        await release.wait()
+        return b"answer"
+
+    async with (
+        asyncio.timeout(20),
+        Cache(client, namespace=namespace, codec=Bytes(), policy=POLICY) as here,
+        Cache(other, namespace=namespace, codec=Bytes(), policy=POLICY) as there,
+    ):
+        callers = [
+            asyncio.create_task(cache.get_or_compute("k", compute, tags=["t"]))
+            for cache in (here, there)
+            for _ in range(50)
+        ]
+        await asyncio.sleep(0.2)
+        release.set()  # the first poll would come after the test's time: it is a message that wakes the others
+        found = [await caller for caller in callers]
+        assert computes == 1
+        assert {cached.status for cached in found} == {Status.MISS, Status.COALESCED}
+        assert (await there.get_or_compute("k", compute, tags=["t"])).status is Status.HIT
+        many = await asyncio.gather(*(here.get_or_compute("k", compute, tags=["t"]) for _ in range(20)))
+        assert {cached.status for cached in many} == {Status.HIT}
+        assert await here.invalidate_tag("t")
+        assert (await there.get_or_compute("k", compute, tags=["t"])).status is Status.MISS
+        assert await here.invalidate("k")
+        assert await here.get("k") is None
+        for cache in (here, there):
+            assert cache.counts["unavailable"] == cache.counts["refused"] == 0
+    await other.aclose()
+
+
+@pytest.mark.parametrize("namespace", SPREAD)
+async def test_the_budgets(
+    cluster: list[RedisServer], client: RedisCluster, tmp_path: Path, namespace: str
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    rules: list[Rule] = [
+        Rate(name="rate", by=("user",), unit="tokens", limit=1000, per=3600),
+        Cap(name="cap", by=("user",), unit="tokens", limit=100),
+        Cap(name="model", by=("model",), unit="tokens", limit=200),
+    ]
+    subject = {"user": "ann", "model": "large"}
+    async with (
+        asyncio.timeout(20),
+        Budgets(client, rules=rules, namespace=namespace, ledger=ledger, redis_timeout=30) as budgets,
+    ):
+        lease = (await budgets.reserve(subject, {"tokens": 60})).lease
+        assert lease is not None
+        assert (await budgets.reserve(subject, {"tokens": 60})).outcome is Outcome.DENIED
+        assert await budgets.start(lease)
+        await budgets.commit(lease, {"tokens": 10})
+        async with Budgets(
+            client, rules=rules, namespace=namespace, ledger=ledger, redis_timeout=30
+        ) as restarted:
+            left = await restarted.reserve(subject, {"tokens": 0})
+            assert [quota.remaining for quota in left.quotas] == [990, 90, 190]
+            assert restarted.counts["seeded"] == 2
+        for node in cluster:
+            for key in node.matching("okome:*"):
+                node.admin.delete(key)
+        left = await budgets.reserve(subject, {"tokens": 0})
+        assert [quota.remaining for quota in left.quotas] == [1000, 90, 190]
+    ledger.close()

@@ -1,0 +1,516 @@
+"""The example planner as it is run: its own process, its command line, a real Redis, HTTP over loopback."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+import pytest
+import uvicorn
+from redis.asyncio import Redis
+
+from bench.redis_server import RedisServer
+from okome.budget import Budgets, Lease
+from okome.cache import Cache, CachePolicy
+from okome.envelope import Bytes
+from okome.keys import digest
+from okome.ledger import Ledger
+from okome.planner import (
+    DONE,
+    ChatRequest,
+    GpuStandIn,
+    Message,
+    OverBudgetError,
+    Planner,
+    _Job,
+    default_rules,
+    is_complete,
+    main,
+)
+
+QUESTION = {
+    "model": "rice-7b",
+    "messages": [{"role": "user", "content": "how many grains"}],
+    "temperature": 0,
+    "max_tokens": 5,
+}
+
+
+SUBJECT = {"user": "ann", "model": "m"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(url: str, folder: Path, *options: str) -> Iterator[httpx.Client]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "okome.planner", "--listen", f"127.0.0.1:{port}"),
+            *("--ledger", str(folder / "ledger.sqlite"), "--latency", "0.05", *options),
+        ],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OKOME_REDIS_URL": url},
+    )
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                client.get("/health")
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, "the planner ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        yield client
+    finally:
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def _planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("planner")
+    with RedisServer() as server:
+        with running(server.url, folder, "--tokens-per-second", "1000", "--tokens-per-day", "100") as client:
+            yield client
+        assert server.denied() == []
+
+
+@pytest.fixture
+def planner(_planner: httpx.Client) -> httpx.Client:
+    """One planner for the module; each test has an API key, and so a cache and a budget, of its own."""
+    _planner.headers["Authorization"] = f"Bearer {secrets.token_hex(8)}"
+    return _planner
+
+
+def ask(planner: httpx.Client, headers: dict[str, str] | None = None, **changes: object) -> httpx.Response:
+    return planner.post("/v1/chat/completions", json={**QUESTION, **changes}, headers=headers)
+
+
+class Growth:
+    """What a counter of /metrics has grown by since."""
+
+    def __init__(self, planner: httpx.Client, name: str, event: str) -> None:
+        self._of = (planner, name, event)
+        self._before = metric(*self._of)
+
+    def __call__(self) -> float:
+        return metric(*self._of) - self._before
+
+
+def metric(planner: httpx.Client, name: str, event: str) -> float:
+    found = re.search(rf'^{name}_total{{event="{event}"}} (\S+)$', planner.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def eventually(condition: Callable[[], object], wanted: object) -> None:
+    """A write-back or a settlement ends a moment after the answer."""
+    deadline = time.monotonic() + 10
+    while condition() != wanted:
+        assert time.monotonic() < deadline, condition()
+        time.sleep(0.01)
+
+
+def test_a_hit_costs_no_tokens(planner: httpx.Client) -> None:
+    stored = Growth(planner, "okome_cache", "stored")
+    computed, allowed = Growth(planner, "okome_gpu", "requests"), Growth(planner, "okome_budget", "allowed")
+    first = ask(planner)
+    assert first.status_code == 200
+    assert first.headers["X-OKOME-Cache"] == "MISS"
+    assert first.headers["Cache-Status"] == "okome; fwd=uri-miss; stored"
+    assert first.headers["x-ratelimit-limit-tokens"] == "100"
+    assert first.json()["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    eventually(stored, 1)
+    for _ in range(20):
+        again = ask(planner)
+        assert again.headers["X-OKOME-Cache"] == "HIT"
+        assert again.headers["Cache-Status"].startswith("okome; hit; ttl=")
+        assert "Age" in again.headers
+        assert again.content == first.content
+    assert (computed(), allowed()) == (1, 1)
+
+
+def test_the_stand_in_is_deterministic(planner: httpx.Client) -> None:
+    contents = {
+        ask(planner, {"Cache-Control": "no-cache"}).json()["choices"][0]["message"]["content"]
+        for _ in range(3)
+    }
+    assert len(contents) == 1
+    other = ask(planner, messages=[{"role": "user", "content": "another"}]).json()
+    assert other["choices"][0]["message"]["content"] not in contents
+
+
+def test_a_stream_is_forwarded_stored_and_replayed(planner: httpx.Client) -> None:
+    stored = Growth(planner, "okome_cache", "stored")
+    first = ask(planner, stream=True)
+    assert first.headers["content-type"].startswith("text/event-stream")
+    assert first.headers["X-OKOME-Cache"] == "MISS"
+    events = first.text.strip().split("\n\n")
+    assert events[-1] == DONE.decode().strip()
+    words = [
+        json.loads(event.removeprefix("data: "))["choices"][0]["delta"].get("content")
+        for event in events[:-1]
+    ]
+    assert len(words) == 6
+    eventually(stored, 1)
+    again = ask(planner, stream=True)
+    assert (again.headers["X-OKOME-Cache"], again.content) == ("HIT", first.content)
+    assert ask(planner).headers["X-OKOME-Cache"] == "MISS"  # another request: not a stream
+
+
+def test_the_first_chunk_comes_before_the_last_exists(server: RedisServer, tmp_path: Path) -> None:
+    with running(server.url, tmp_path, "--tokens-per-second", "2") as planner:
+        with planner.stream(
+            "POST", "/v1/chat/completions", json={**QUESTION, "stream": True, "max_tokens": 40}
+        ) as answer:
+            next(answer.iter_raw())
+            assert metric(planner, "okome_gpu", "tokens") < 40
+        # Hanging up stopped the work; what was generated is charged, and nothing is stored.
+        eventually(lambda: metric(planner, "okome_budget", "settled"), 1)
+        assert metric(planner, "okome_gpu", "tokens") < 40
+        assert metric(planner, "okome_cache", "stored") == 0
+        assert ask(planner, max_tokens=1).headers["x-ratelimit-remaining-tokens"] < "999996"
+
+
+def test_over_budget_is_429_and_says_when(planner: httpx.Client) -> None:
+    assert ask(planner, max_tokens=90).status_code == 200
+    denied = ask(planner, max_tokens=91)
+    assert denied.status_code == 429
+    assert denied.json()["error"]["type"] == "rate_limit_exceeded"
+    assert int(denied.headers["Retry-After"]) <= 86400
+    assert '"tokens-per-day";r=' in denied.headers["RateLimit"]
+    assert ask(planner, {"Authorization": "Bearer another"}, max_tokens=91).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_over_budget_is_429_for_what_is_never_cached_too(planner: httpx.Client, stream: bool) -> None:
+    allowed = ask(planner, stream=stream, temperature=0.7, max_tokens=90)
+    assert (allowed.status_code, allowed.headers["X-OKOME-Cache"]) == (200, "BYPASS")
+    assert allowed.headers["x-ratelimit-limit-tokens"] == "100"
+    denied = ask(planner, stream=stream, temperature=0.7, max_tokens=91)
+    assert denied.status_code == 429
+    assert '"tokens-per-day";r=' in denied.headers["RateLimit"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", ["hang-up", "lost meanwhile"])
+async def test_what_did_not_start_costs_nothing(
+    redis: Redis, server: RedisServer, tmp_path: Path, why: str
+) -> None:
+    class Unlucky(Budgets):
+        """Redis loses the counters between the two calls, and another takes all there is."""
+
+        async def start(self, lease: Lease) -> bool:
+            server.admin.delete(*server.matching("okome:*:cap:*"))
+            other = (await self.reserve(SUBJECT, {"tokens": 100})).lease
+            assert other is not None
+            assert await super().start(other)
+            return await super().start(lease)
+
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    kind = Budgets if why == "hang-up" else Unlucky
+    budgets = kind(redis, rules=default_rules(10, 100), ledger=ledger, redis_timeout=30)
+    planner = Planner(Cache(redis, namespace="n", codec=Bytes()), budgets, GpuStandIn())
+    chat = ChatRequest("m", [Message("user", "hello")])
+    job = _Job(planner, chat, SUBJECT)
+    admission = planner.admit(job)
+    if why == "hang-up":
+        writer = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(admission)
+        for _ in range(2000):
+            await asyncio.sleep(0.01)
+            if job.decision is not None:  # reserved: now the start waits for the ledger
+                break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        writer.close()
+    else:
+        with pytest.raises(OverBudgetError):
+            await admission
+    assert len(planner._settlements) == 1
+    await asyncio.wait_for(asyncio.gather(*planner._settlements), 20)
+    quotas = (await budgets.reserve(SUBJECT, {"requests": 0, "tokens": 0})).quotas
+    assert [quota.remaining for quota in quotas] == [10, 100 if why == "hang-up" else 0]
+    await budgets.aclose()
+    ledger.close()
+
+
+def test_another_api_key_has_another_cache(planner: httpx.Client) -> None:
+    ask(planner, {"Authorization": "Bearer one"})
+    assert ask(planner, {"Authorization": "Bearer two"}).headers["X-OKOME-Cache"] == "MISS"
+
+
+def test_what_is_not_deterministic_is_not_cached(planner: httpx.Client) -> None:
+    for _ in range(2):
+        assert ask(planner, temperature=0.7).headers["X-OKOME-Cache"] == "BYPASS"
+    assert ask(planner, temperature=0.7, seed=7).headers["X-OKOME-Cache"] == "MISS"
+
+
+def test_directives(planner: httpx.Client) -> None:
+    assert ask(planner, {"Cache-Control": "only-if-cached"}).status_code == 504
+    for stream in (False, True):
+        never = {"Cache-Control": "only-if-cached, no-store"}
+        assert ask(planner, never, stream=stream).status_code == 504
+        anew = {"Cache-Control": "only-if-cached"}
+        assert ask(planner, anew, stream=stream, temperature=0.7).status_code == 504
+    assert ask(planner, {"Cache-Control": "no-store"}).headers["X-OKOME-Cache"] == "BYPASS"
+    assert ask(planner, {"Cache-Control": "no-cache"}).headers["X-OKOME-Cache"] == "MISS"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"model": "m"}',
+        b'{"model": "m", "messages": []}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5000}',
+        b'{"model": "m", "messages": "x"}',
+        b"\xff\xfe",
+        b'{"x":' * 100_000,
+    ],
+    ids=lambda body: body[:20].decode(errors="replace"),
+)
+def test_a_bad_request_is_400(planner: httpx.Client, body: bytes) -> None:
+    answer = planner.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_deeply_nested_request_is_told_so_in_one_sentence(planner: httpx.Client) -> None:
+    answer = planner.post("/v1/chat/completions", content=b'{"model": ' + b"[" * 100_000)
+    assert answer.json()["error"]["message"] == "the request is nested too deeply"
+
+
+def test_a_huge_request_is_413(planner: httpx.Client) -> None:
+    assert planner.post("/v1/chat/completions", content=b"x" * 2**21).status_code == 413
+
+
+def test_assets(planner: httpx.Client) -> None:
+    style = planner.get("/assets/app.css")
+    assert style.headers["Cache-Control"] == "public, max-age=3600"
+    unchanged = planner.get("/assets/app.css", headers={"If-None-Match": style.headers["ETag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert planner.get("/assets/none.css").status_code == 404
+
+
+def test_metrics_name_no_user(planner: httpx.Client) -> None:
+    ask(planner, {"Authorization": "Bearer top-secret"}, model="a-model-of-mine")
+    text = planner.get("/metrics").text
+    labels = set(re.findall(r'(\w+)="', text))
+    assert labels <= {"event", "cache", "le"}
+    assert "secret" not in text
+    assert "a-model-of-mine" not in text
+
+
+def test_it_serves_without_redis_but_gives_no_tokens_away(own_server: RedisServer, tmp_path: Path) -> None:
+    with running(own_server.url, tmp_path) as planner:
+        assert planner.get("/health").json() == {"status": "ok", "redis": "ok"}
+        assert ask(planner).status_code == 200
+        own_server.kill()
+        eventually(lambda: planner.get("/health").json(), {"status": "ok", "redis": "unavailable"})
+        refused = ask(planner)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        own_server.start()
+        eventually(lambda: ask(planner).status_code, 200)
+        assert metric(planner, "okome_budget", "seeded") == 2  # at its first use, and after the loss
+
+
+def test_a_password_on_the_command_line_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--redis-url", "redis://okome:secret@127.0.0.1", "--ledger", str(tmp_path / "l")]) == 2
+    error = capsys.readouterr().err
+    assert "OKOME_REDIS_URL" in error
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize("listen", ["8000", "host:", "host:99999", ":x"])
+def test_a_bad_address_is_refused(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--listen", listen])
+    assert exit_.value.code == 2
+    assert "HOST:PORT" in capsys.readouterr().err
+
+
+class InProcess:
+    """The application behind a real socket, in the test's own process: its inner counts can be looked at."""
+
+    def __init__(self, planner: Planner, cache: Cache[bytes], port: int) -> None:
+        self.planner, self.cache, self.port = planner, cache, port
+        self.body = json.dumps({**QUESTION, "stream": True}).encode()
+
+    async def connect(self, body: bytes | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client that has asked, and reads nothing yet."""
+        body = self.body if body is None else body
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: okome\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        return reader, writer
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110  # of the server's state, which has no event to wait for
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def in_process(
+    redis: Redis, gpu: GpuStandIn, policy: CachePolicy, budgets: Budgets
+) -> AsyncIterator[InProcess]:
+    cache = Cache(redis, namespace="in-process", codec=Bytes(), policy=policy)
+    planner, port = Planner(cache, budgets, gpu), free_port()
+    server = uvicorn.Server(uvicorn.Config(planner.app, host="127.0.0.1", port=port, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(60):
+            while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.01)
+            yield InProcess(planner, cache, port)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(serving, 30)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+PATIENT = CachePolicy(redis_timeout=30, write_timeout=30)
+
+
+async def free(budgets: Budgets) -> int:
+    """Tokens that are neither reserved nor spent."""
+    subject = {"user": digest("anonymous"), "model": "rice-7b"}
+    (quota,) = (await budgets.reserve(subject, {"tokens": 0})).quotas
+    return quota.remaining
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reader", ["none", "another"])
+async def test_who_hangs_up_at_once_leaves_nothing_behind(redis: Redis, ledger: Ledger, reader: str) -> None:
+    """Neither a place in a stream, nor a computation, nor a reservation."""
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=0.01, tokens_per_second=0.5)
+    async with in_process(redis, gpu, PATIENT, budgets) as server:
+        cache = server.cache
+        if reader == "another":  # then what others ask for has begun already
+            _, patient = await server.connect()
+            await server.until(lambda: gpu.counts["tokens"] == 1)
+        for _ in range(20):
+            _, writer = await server.connect()
+            writer.close()
+            await asyncio.sleep(0.002)
+        if reader == "another":
+            (flight,) = cache._flights.values()
+            assert flight.tee is not None
+            tee = flight.tee
+            await server.until(lambda: flight.waiters == len(tee._positions) == 1)
+            assert gpu.counts["requests"] == 1
+            patient.close()
+        await server.until(lambda: not cache._flights and not cache._tasks)
+        await server.until(lambda: not server.planner._settlements)
+        assert gpu.counts["tokens"] < 5
+        spent = gpu.counts["tokens"] + 3 * gpu.counts["requests"]
+        assert await free(budgets) == 10_000 - spent
+
+
+@pytest.mark.anyio
+async def test_hanging_up_before_the_first_byte_stops_the_work(redis: Redis, ledger: Ledger) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=3600)
+    async with in_process(redis, gpu, PATIENT, budgets) as server:
+        for body in (server.body, json.dumps(QUESTION).encode()):
+            before = gpu.counts["requests"]
+            _, writer = await server.connect(body)
+            await server.until(lambda before=before: gpu.counts["requests"] == before + 1)  # type: ignore[misc]
+            writer.close()
+            await server.until(lambda: not server.cache._flights and not server.planner._settlements)
+        assert gpu.counts["tokens"] == 0
+        assert server.cache.counts["stored"] == 0
+        assert await free(budgets) == 10_000 - 2 * 3
+
+
+class Unwell(GpuStandIn):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def tokens(self, request: ChatRequest) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.anyio
+async def test_work_that_is_cancelled_from_within_is_503(redis: Redis, ledger: Ledger) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, Unwell(asyncio.CancelledError()), PATIENT, budgets) as server,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        for stream in (False, True):
+            answer = await client.post(
+                f"http://127.0.0.1:{server.port}/v1/chat/completions", json={**QUESTION, "stream": stream}
+            )
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.anyio
+async def test_a_lost_state_is_503_and_says_when_to_ask_again(
+    redis: Redis, ledger: Ledger, server: RedisServer
+) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, GpuStandIn(), PATIENT, budgets) as planner,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
+        answer = await client.post(f"http://127.0.0.1:{planner.port}/v1/chat/completions", json=QUESTION)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert budgets.counts["state_lost"] == 1
+
+
+@pytest.mark.parametrize(
+    ("chunks", "complete"),
+    [
+        ([], False),
+        ([b""], False),
+        ([b"data: 1\n\n"], False),
+        ([b"data: 1\n\n", DONE], True),
+        ([b"data: 1\n\ndata: [DO", b"NE]\n", b"\n", b""], True),
+        ([b"data: 1\n\n", DONE[:-1]], False),
+        ([DONE, b"data: 1\n\n"], False),
+    ],
+)
+def test_only_a_stream_with_its_last_event_is_complete(chunks: list[bytes], complete: bool) -> None:
+    assert is_complete(chunks) is complete

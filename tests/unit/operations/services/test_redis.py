@@ -1,0 +1,297 @@
+"""Redis as the backend gets it: the rule for its memory, and its files under the real server."""
+
+import hashlib
+import os
+import pwd
+import runpy
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pyinfra.api import DeployError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from operations.primitives.checkers import CHECKERS
+from operations.primitives.config_set import TEMPLATES, ConfigFile, render
+from operations.services.redis import maxmemory
+
+GIB = 1 << 30
+PI8, PI4, PI1 = int(7.7 * GIB), int(3.7 * GIB), int(0.9 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "total", "amount"),
+    [
+        ("4gb", PI8, 4 * GIB),
+        ("4GB", PI8, 4 * GIB),
+        ("500m", PI8, 500_000_000),
+        ("50%", PI8, int(3.8125 * GIB)),  # 3.85, rounded down to 64 MiB
+        ("50%", PI4, int(1.8125 * GIB)),
+        ("1073741824", PI4, GIB),
+    ],
+)
+def test_maxmemory(wanted: str, total: int, amount: int) -> None:
+    assert maxmemory(wanted, total) == amount
+
+
+@pytest.mark.parametrize(
+    ("wanted", "total", "sentence"),
+    [
+        ("4gb", PI4, "of 3.7 GiB of RAM, Redis can have 2176mb at most"),
+        ("90%", PI8, "of 7.7 GiB of RAM, Redis can have 4864mb at most"),
+        ("50%", PI1, "of 0.9 GiB of RAM, Redis can have 256mb at most"),
+        ("0", PI8, "does not fit"),  # to Redis that is "no limit"
+        ("0%", PI8, "does not fit"),
+        ("4 gigs", PI8, 'is \'4 gigs\'; say an amount such as "4gb" or a share such as "50%"'),
+        ("b", PI8, "say an amount"),
+        ("4b", PI8, "say an amount"),
+        ("-1gb", PI8, "say an amount"),
+        ("", PI8, "say an amount"),
+    ],
+)
+def test_maxmemory_that_is_none_or_does_not_fit(wanted: str, total: int, sentence: str) -> None:
+    with pytest.raises(DeployError) as error:
+        maxmemory(wanted, total)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def redis_user() -> bool:
+    try:
+        return bool(pwd.getpwnam("redis"))
+    except KeyError:
+        return False
+
+
+needs_redis = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("redis-server") or not redis_user(),
+    reason="needs root and Debian's redis-server",
+)
+DATA = runpy.run_path("group_data/backends.py") | {
+    "address": "127.0.0.2",
+    "maxmemory": 64 << 20,
+    "okome_sha256": hashlib.sha256(b"of okome").hexdigest(),
+    "exporter_sha256": hashlib.sha256(b"of exporter").hexdigest(),
+}
+
+
+@pytest.fixture
+def etc() -> Iterator[Path]:
+    """redis.conf and users.acl, where user redis can read them (pytest's own folders are its user's alone)."""
+    with tempfile.TemporaryDirectory(prefix="okome-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for file in ("redis.conf", "users.acl"):
+            (folder / file).write_bytes(render(ConfigFile(f"/etc/redis/{file}"), DATA, TEMPLATES))
+            shutil.chown(folder / file, "redis", "redis")
+        yield folder
+
+
+def check(etc: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", CHECKERS["redis"], "check", etc / "redis.conf", etc / "users.acl"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@needs_redis
+def test_the_checker_agrees_with_our_files(etc: Path) -> None:
+    answer = check(etc)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+@needs_redis
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("redis.conf", "bogus yes", ">>> 'bogus yes'"),
+        ("redis.conf", "maxmemory plenty", ">>> 'maxmemory plenty'"),
+        ("users.acl", "user other +nonsuch", "Aborting Redis startup because of ACL errors: /"),
+        ("users.acl", "user okome on", "Duplicate user 'okome' found on line 7"),
+        ("users.acl", "usr x", "users.acl:7"),
+    ],
+)
+def test_the_checker_refuses_in_the_servers_own_words(etc: Path, file: str, line: str, words: str) -> None:
+    with (etc / file).open("a") as opened:
+        opened.write(f"{line}\n")
+    answer = check(etc)
+    assert answer.returncode == 1
+    assert words in answer.stdout
+    assert len(answer.stdout.strip().splitlines()) <= 4
+    assert file == "redis.conf" or "Duplicate" in words or f"{etc}/users.acl:7" in answer.stdout
+
+
+@needs_redis
+def test_the_checker_refuses_what_user_redis_can_not_read(etc: Path) -> None:
+    shutil.chown(etc / "redis.conf", "root", "root")
+    (etc / "redis.conf").chmod(0o600)
+    answer = check(etc)
+    assert answer.returncode == 1
+    assert "Permission denied" in answer.stdout
+
+
+def prepare(etc: Path) -> None:
+    """redis-prepare, with its three folders below a temporary one."""
+    text = (TEMPLATES / "usr/local/lib/okome/redis-prepare").read_text()
+    for folder, here in (
+        ("/etc/redis", etc),
+        ("/var/lib/redis", etc / "lib"),
+        ("/run/redis-acl", etc / "run"),
+    ):
+        assert folder in text
+        text = text.replace(folder, str(here))
+    (etc / "lib").mkdir(exist_ok=True)
+    subprocess.run(["sh", "-c", text], timeout=30, check=True)
+
+
+@needs_redis
+def test_every_start_has_a_clean_folder_and_a_new_administrator_that_root_alone_knows(etc: Path) -> None:
+    prepare(etc)
+    first = (etc / "run/admin").read_text()
+    (etc / "lib/dump.rdb").write_text("old")
+    (etc / "lib/appendonlydir").mkdir()
+    (etc / "lib/appendonlydir/x.aof").write_text("old")
+    prepare(etc)
+    assert list((etc / "lib").iterdir()) == []
+    second = (etc / "run/admin").read_text()
+    assert len(first) == len(second) == 64
+    assert first != second
+    assert (etc / "run/admin").stat().st_mode & 0o777 == 0o600
+    assert (etc / "run/admin").owner() == "root"
+    users = (etc / "run/users.acl").read_text()
+    assert (etc / "run/users.acl").stat().st_mode & 0o777 == 0o640
+    assert second not in users
+    assert hashlib.sha256(second.encode()).hexdigest() in users
+    assert [line.split()[1] for line in users.split("\n") if line] == [
+        "default",
+        "okome",
+        "exporter",
+        "admin",
+    ]
+
+
+@pytest.fixture
+def server(etc: Path) -> Iterator[Path]:
+    """The real server with our files; its socket."""
+    prepare(etc)
+    with (etc / "log").open("wb") as log:
+        options = (
+            f"--port 0 --unixsocket {etc}/s --dir {etc}/lib --aclfile {etc}/run/users.acl --daemonize no"
+        )
+        process = subprocess.Popen(
+            ["redis-server", etc / "redis.conf", *options.split(), "--supervised", "no", "--pidfile", ""],
+            stdout=log,
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (etc / "s").exists():
+            assert process.poll() is None, (etc / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield etc / "s"
+    finally:
+        process.kill()
+        process.wait(timeout=20)
+
+
+def client(socket: Path, user: str | None = None, password: str = "") -> redis.Redis:
+    return redis.Redis(
+        unix_socket_path=str(socket),
+        username=user,
+        password=password or None,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),  # redis-py would retry a wrong password for seconds
+    )
+
+
+def say(who: redis.Redis, *words: str) -> object:
+    return who.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py's own
+
+
+@needs_redis
+def test_each_user_may_do_its_own_and_nothing_else(server: Path) -> None:
+    nobody = client(server)
+    for command in ("PING", "INFO", "HELLO"):
+        with pytest.raises(redis.AuthenticationError):
+            say(nobody, command)
+    with pytest.raises(redis.AuthenticationError):
+        client(server, "okome", "of exporter").ping()
+
+    okome = client(server, "okome", "of okome")
+    assert okome.set("okome:a", "1", px=60_000)
+    assert okome.eval("return redis.call('get', KEYS[1])", 1, "okome:a") == b"1"
+    assert okome.publish("okome:wake", "x") == 0
+    exporter = client(server, "exporter", "of exporter")
+    info = exporter.info()
+    assert isinstance(info, dict)
+    assert info["maxmemory"] == 64 << 20
+    assert info["maxmemory_policy"] == "allkeys-lru"
+    assert exporter.slowlog_len() == 0
+
+    denied = {
+        okome: [
+            ("GET", "other:a"),
+            ("SET", "a", "1"),
+            ("EVAL", "return redis.call('get', 'other:a')", "1", "okome:a"),
+            ("EVAL", "return redis.call('flushall')", "0"),
+            ("PUBLISH", "other", "x"),
+            ("KEYS", "okome:*"),
+            ("SCAN", "0"),
+            ("FLUSHALL",),
+            ("FLUSHDB",),
+            ("CONFIG", "GET", "*"),
+            ("SHUTDOWN", "NOSAVE"),
+            ("SAVE",),
+            ("BGSAVE",),
+            ("REPLICAOF", "192.0.2.1", "6379"),
+            ("MONITOR",),
+            ("CLIENT", "LIST"),
+            ("ACL", "LIST"),
+            ("MIGRATE", "192.0.2.1", "6379", "okome:a", "0", "1"),
+        ],
+        exporter: [
+            ("GET", "okome:a"),
+            ("SET", "okome:a", "2"),
+            ("CONFIG", "GET", "*"),
+            ("CLIENT", "LIST"),
+            ("SCAN", "0"),
+        ],
+    }
+    for who, commands in denied.items():
+        for words in commands:
+            with pytest.raises(redis.ResponseError, match=r"permission|executing the script can't"):
+                say(who, *words)
+    assert okome.get("okome:a") == b"1"
+
+
+@needs_redis
+def test_the_administrator_finds_a_cache_and_nothing_else(server: Path) -> None:
+    admin = client(server, "admin", (server.parent / "run/admin").read_text())
+    settings = admin.config_get("*")
+    assert isinstance(settings, dict)
+    wanted = {
+        "save": "",
+        "appendonly": "no",
+        "stop-writes-on-bgsave-error": "no",
+        "maxmemory": str(64 << 20),
+        "maxmemory-policy": "allkeys-lru",
+        "maxmemory-clients": "10%",
+        "lazyfree-lazy-eviction": "yes",
+        "lazyfree-lazy-expire": "yes",
+        "lazyfree-lazy-server-del": "yes",
+        "lazyfree-lazy-user-del": "yes",
+        "lazyfree-lazy-user-flush": "yes",
+        "protected-mode": "yes",
+        "bind": "127.0.0.1 127.0.0.2",
+        "logfile": "",
+    }
+    assert {key: settings[key] for key in wanted} == wanted

@@ -1,0 +1,110 @@
+"""The pure parts of phase 0: what nodes answered, and the hardened mount table."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facts.fstab import FstabState
+from facts.fstab import parse as parse_fstab
+from facts.machine import parse as parse_machine
+from facts.packages import PackageState, UpgradeState, parse, parse_upgrade
+from operations.services.fstab import MARK, TMP, hardened
+
+PI = """\
+proc            /proc           proc    defaults          0       0
+PARTUUID=4e639091-01  /boot/firmware  vfat    defaults          0       2
+PARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1
+# a swapfile is not a swap partition, no line here
+"""
+
+
+def test_machine_with_everything() -> None:
+    said = ["release debian bookworm", "virtualization none", "sudo yes", "cloud-init yes", "gpu-memory 76"]
+    assert parse_machine(said) == {
+        "sudo": True,
+        "release": "debian bookworm",
+        "virtualization": "none",
+        "cloud_init": True,
+        "gpu_memory": "76",
+    }
+
+
+def test_machine_whose_sudo_asks() -> None:
+    found = parse_machine(["release debian trixie", "virtualization systemd-nspawn"])
+    assert (found["sudo"], found["cloud_init"], found["gpu_memory"]) == (False, False, None)
+
+
+def test_packages_between_unpack_and_configure() -> None:
+    said = ["unpacked logrotate", "config-files redis-server", "installed systemd-timesyncd", "broken"]
+    assert parse(said) == PackageState(frozenset({"systemd-timesyncd"}), broken=True)
+
+
+def test_upgrade_as_apt_simulates_it() -> None:
+    said = [
+        "Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u13 Debian:12.12/oldstable [arm64]) []",
+        "Inst openssl [3.0.16-1~deb12u1] (3.0.17-1~deb12u2 Debian-Security:12/oldstable-security [arm64])",
+        "age 7210",
+        "required",
+        "running 6.12.25+rpt-rpi-v8",
+    ]
+    assert parse_upgrade(said) == UpgradeState(("libc6", "openssl"), 7210, "/run/reboot-required exists")
+    assert parse_upgrade([]) == UpgradeState((), None, None)
+
+
+@pytest.mark.parametrize(
+    ("running", "images", "newer"),
+    [
+        ("6.12.25+rpt-rpi-v8", ["6.6.51+rpt-rpi-v8", "6.12.25+rpt-rpi-v8"], None),
+        (
+            "6.6.51+rpt-rpi-v8",
+            ["6.6.51+rpt-rpi-v8", "6.12.25+rpt-rpi-v8", "6.12.34+rpt-rpi-2712"],
+            "6.12.25+rpt-rpi-v8",
+        ),
+        ("6.1.0-9-amd64", ["6.1.0-9-amd64", "6.1.0-25-amd64", "6.12.0-1-cloud-amd64"], "6.1.0-25-amd64"),
+        ("6.1.0-25-amd64", ["6.1.0-25-amd64", "6.1.0-9-amd64"], None),
+        ("6.12.74+deb13+1-amd64", ["6.12.74+deb13+1-amd64", "6.12.9+deb13-amd64"], None),
+        ("6.18.44-fc-v657", [], None),
+        ("", ["6.1.0-25-amd64"], None),
+    ],
+)
+def test_kernel_that_waits_for_a_reboot(running: str, images: list[str], newer: str | None) -> None:
+    found = parse_upgrade([f"running {running}", *(f"image {image}" for image in images)])
+    assert found.reboot == (f"the kernel {newer} is installed and not running" if newer else None)
+
+
+def test_fstab_keeps_every_byte_on_its_way() -> None:
+    said = ["=" + base64.b64encode(text.encode()).decode() for text in (PI, "")]
+    assert parse_fstab(said) == FstabState(PI, "")
+
+
+def test_hardened_fstab_of_a_pi() -> None:
+    lines = hardened(PI).splitlines()
+    assert lines[0] == MARK
+    assert lines[1:3] == PI.splitlines()[:2]
+    assert lines[3].split() == ["PARTUUID=4e639091-02", "/", "ext4", "defaults,noatime,commit=60", "0", "1"]
+    assert lines[4:] == [PI.splitlines()[3], TMP]
+
+
+def test_a_tmp_of_its_own_stays() -> None:
+    own = "tmpfs /tmp tmpfs size=2G 0 0\n"
+    assert hardened(own) == f"{MARK}\n{own}"
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Zl", "Zp", "Cc"))), max_size=8))
+def test_hardening_twice_is_hardening_once(lines: list[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    assert hardened(hardened(text)) == hardened(text)
+
+
+@given(
+    st.sampled_from(
+        ["defaults", "rw,relatime", "commit=5", "noatime,commit=60,errors=remount-ro", "atime,commit=1"]
+    )
+)
+def test_every_ext4_gets_both_options_once(options: str) -> None:
+    root = hardened(f"/dev/sda2 / ext4 {options} 0 1").splitlines()[1].split()[3].split(",")
+    assert root.count("noatime") == 1
+    assert [option for option in root if option.startswith("commit=")] == ["commit=60"]
+    assert not {"relatime", "atime"} & set(root)
