@@ -15,8 +15,10 @@ import pytest
 from tests.conftest import AS_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
-# Each worker of pytest-xdist has a lab of its own.
-NAME = f"test{os.environ.get('PYTEST_XDIST_WORKER', '').removeprefix('gw')}"
+# Each worker of pytest-xdist has a lab of its own, and so have the workers of another run with another OKOME_LAB.
+NAME = (
+    f"{os.environ.get('OKOME_LAB', 'tes')[:5]}t{os.environ.get('PYTEST_XDIST_WORKER', '').removeprefix('gw')}"
+)
 ENVIRONMENT = os.environ | {"OKOME_LAB": NAME, "PYINFRA_PROGRESS": "off"}
 
 
