@@ -63,7 +63,7 @@ class Stream:
 
 
 class Frontend:
-    """What tests/nginx/checks.py asks for, on the booted node."""
+    """What tests/nginx/checks ask for, on the booted node."""
 
     client_address = "192.168.86.1"
 

@@ -1,15 +1,20 @@
 """The rendered configuration in real nginx: each known trap, and the naive edit that falls into it."""
 
+import inspect
 import json
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPException
 
 import pytest
 
+from tests.nginx import checks
 from tests.nginx.box import SUITES, Box, why_not
-from tests.nginx.checks import CHECKS, POISON, SNIPPETS, TRAPS, Check, Trap
+from tests.nginx.checks import CHECKS, TRAPS, Check, Trap
+from tests.nginx.checks.frame import SNIPPETS
+from tests.nginx.checks.origin import POISON
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"nginx in a box {why_not()}")
 
@@ -25,6 +30,19 @@ def box(request: pytest.FixtureRequest) -> Iterator[Box]:
 def test_nginx(box: Box, check: Check) -> None:
     box.fresh()
     check(box)
+
+
+def test_every_check_is_in_the_lists() -> None:
+    """A function of one frontend alone is a check, and one without a trap would be asked of nobody."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(f"{checks.__name__}.")]
+    written = {
+        one
+        for module in modules
+        for one in vars(module).values()
+        if inspect.isfunction(one) and [*inspect.signature(one).parameters] == ["box"]
+    }
+    assert written == set(CHECKS)
+    assert len(CHECKS) == len(written)
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=str)
