@@ -12,6 +12,7 @@ from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
 from facts.units import APPLIED
 from operations.primitives.config_set import ConfigFile, config_set, host_data
+from operations.primitives.kept_aside import kept_aside
 from operations.primitives.packages import packages
 from operations.primitives.secret import secret
 from operations.primitives.unit import unit
@@ -48,7 +49,7 @@ def frontend() -> None:
     config_set(name="nginx log rotation", config=nginx.ROTATION)
     config_set(name="Log sizes are looked at every hour", config=nginx.HOURLY)
     unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=nginx.HOURLY)
-    nginx.kept_aside(name="Copies of what gives way", paths=old + aside)
+    kept_aside(name="Copies of what gives way", paths=old + aside)
     if old:
         # nginx may run with what is removed now: before that goes, the mark that nginx was told goes.
         server.shell(name="nginx is to be told", commands=[f"rm -f {APPLIED}/nginx.service.reload"])

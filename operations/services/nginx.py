@@ -1,17 +1,15 @@
 """The frontend's nginx: its files, and what of earlier configuration has to give way to them."""
 
 import ipaddress
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from pyinfra import host
-from pyinfra.api import DeployError, QuoteString, StringCommand, operation
+from pyinfra.api import DeployError
 
 from facts.nginx import NginxFile, read_all
 from operations.primitives.config_set import ConfigFile, ConfigSet, rendered
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 
-REPLACED = "/var/lib/okome/replaced"
 MARK = "# Managed by the okome repository"
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
@@ -134,27 +132,3 @@ def giving_way(
             f"Move it away or rename what it defines: {'; '.join(strangers)}."
         )
     return tuple(old), tuple(aside)
-
-
-@operation()
-def kept_aside(paths: tuple[str, ...]) -> Generator[StringCommand, None, None]:
-    """
-    Copy files that are about to be replaced or removed to REPLACED, by their whole path; older copies stay.
-
-    + paths: the files; a symlink's target is what is copied
-
-    **Example:**
-
-    .. code:: python
-
-        kept_aside(name="Copies", paths=("/etc/nginx/conf.d/kome-cache.conf",))
-    """
-    if not paths:
-        host.noop("nothing gives way")
-        return
-    yield StringCommand("mkdir", "-p", "-m", "700", REPLACED)
-    for path in paths:
-        copy = QuoteString(f"{REPLACED}{path}")
-        yield StringCommand("mkdir", "-p", QuoteString(f"{REPLACED}{PurePosixPath(path).parent}"))
-        present = StringCommand("test", "!", "-e", QuoteString(path))  # a symlink to nowhere has no content
-        yield StringCommand(present, "|| cp --dereference --backup=numbered -p --", QuoteString(path), copy)

@@ -17,6 +17,6 @@ ROOMS = {
 WITHOUT_COMMAND = pytest.mark.filterwarnings("ignore:No command set")
 
 for room, make in ROOMS.items():
-    for folder in sorted((UNIT / room / "fixtures").iterdir()):
+    for folder in sorted((UNIT / room).glob("fixtures/*")):
         name = f"Test_{room}_{folder.name}".replace("/", "_").replace(".", "_")
         globals()[name] = WITHOUT_COMMAND(make(room.replace("/", "."), folder.name, folder))
