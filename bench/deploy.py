@@ -1,4 +1,4 @@
-"""A run of deploys/cn01.py that changes nothing, beside an Ansible playbook that does the same work.
+"""A run of the backend's deploy that changes nothing, beside an Ansible playbook that does the same work.
 
 Both run in one lab, against one node, in turns, so that what else the machine does meets both. Each run is a
 cold process (with compiled bytecode) and a connection of its own, with the same SSH key and its default output,
@@ -34,13 +34,13 @@ from group_data import all as every_node
 from group_data import backends
 from lab import LabError, machine
 from lab.node import Node
-from lab.operator import as_caller, environment, hand_over, home
+from lab.operator import as_caller, deploy, environment, hand_over, home
 from operations.primitives.address import MANAGED
 from operations.primitives.secret import load
 from operations.services.redis import maxmemory, sha256
 
 LAB = "bdeploy"  # its own, so that another bench may run beside it
-NODE = "cn01"
+NODE = inventory.backends[0][0]
 DELAYS = (0, 5)  # ms
 ROUNDS = 3
 FASTER = 10  # times; the goal
@@ -78,7 +78,7 @@ ANSIBLE = re.compile(r" ok=\d+ +changed=(?P<changed>\d+) +unreachable=0 +failed=
 
 
 def pyinfra(*more: str) -> Tool:
-    command = ("pyinfra", "inventory.py", f"deploys/{NODE}.py", "-y", *more)
+    command = (*deploy(NODE), "-y", *more)
     return Tool("pyinfra", command, environment(), PYINFRA)
 
 

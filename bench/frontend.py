@@ -19,12 +19,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import inventory
 from bench.measure import Measure
 from lab import LabError, machine, orchestrator
 from lab.client import FRONTEND, ORCHESTRATOR, Client
+from lab.operator import deploy
 
 LAB = "bench"
-NODE = "cn00"
+NODE = inventory.frontends[0][0]
 ASSET_BYTES = 16384  # a script or a style sheet, compressed
 ROUNDS = 10
 ROUND_SECONDS = 2
@@ -65,16 +67,7 @@ def finished_node() -> None:
     """CN00 as the deploy leaves it, in a lab of the bench's own."""
     lab("up", NODE)
     address = json.loads(lab("status", "--json"))["nodes"][NODE]["address"]
-    lab(
-        "run",
-        "--",
-        "pyinfra",
-        "inventory.py",
-        f"deploys/{NODE}.py",
-        "-y",
-        "--data",
-        f"ssh_hostname={address}",
-    )
+    lab("run", "--", *deploy(NODE), "-y", "--data", f"ssh_hostname={address}")
 
 
 def verdict(said: str) -> tuple[float, int]:
@@ -159,7 +152,7 @@ def added_to_first_byte(client: Client) -> list[Measure]:
     """The median through CN00 less the median without it."""
     connections = [client.connect(host, port) for host, port in ((ORCHESTRATOR, 8000), (FRONTEND, 80))]
     for connection in connections:
-        first_byte(connection)  # the connection behind CN00 is made, too
+        first_byte(connection)  # the connection behind nginx is made, too
     times: list[list[float]] = [[], []]
     for number in range(STREAMS):
         for which in (0, 1) if number % 2 else (1, 0):
@@ -168,7 +161,7 @@ def added_to_first_byte(client: Client) -> list[Measure]:
     for connection in connections:
         connection.close()
     direct, through = (statistics.median(taken) for taken in times)
-    against = f"the origin direct: {direct:.2f} ms, through CN00: {through:.2f} ms"
+    against = f"the origin direct: {direct:.2f} ms, through the frontend: {through:.2f} ms"
     return [Measure("added to a stream's first byte, p50", through - direct, "ms", against, goal=0.5)]
 
 

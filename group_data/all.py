@@ -2,16 +2,19 @@
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import paramiko
+if TYPE_CHECKING:
+    import paramiko
 
 # -- how the operator reaches a node
 
 
-def _transport(sock: socket.socket, **arguments: Any) -> paramiko.Transport:
+def _transport(sock: socket.socket, **arguments: Any) -> "paramiko.Transport":
     """A transport without Nagle's algorithm (a command's answer took 56 ms, without it 13.5 ms) that notices
     within 40 s that the node is gone, also while it waits for a command that says nothing for long."""
+    import paramiko  # here: whoever reads a value of this file does not wait for it
+
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # By name, since macOS lacks some. Seconds, seconds, a count, and milliseconds for data without an answer.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import inventory
 from lab import LabError, lan, machine, orchestrator, tree
 from lab.node import MANAGERS, Node, run_in, say
 from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
@@ -17,8 +18,6 @@ from lab.operator import as_caller, environment, forget_hosts, prepare, public_k
 
 def known_nodes() -> list[str]:
     """The hosts of inventory.py: the lab boots what production has, under the same names."""
-    import inventory  # here, because it brings pyinfra along, and most commands of the lab need no host's name
-
     return sorted(name for name, _ in inventory.frontends + inventory.backends)
 
 
@@ -189,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("node", metavar="NODE")
     added.add_argument("state", choices=("off", "on", "cut", "reboot"))
     added = command(
-        "origin", origin, "what stands at .25:8000: `planner`, or the test origin in one of its modes"
+        "origin",
+        origin,
+        "what stands for the orchestrator: `planner`, or the test origin in one of its modes",
     )
     added.add_argument(
         "mode",

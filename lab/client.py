@@ -11,7 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-FRONTEND, ORCHESTRATOR, STRANGER = "192.168.86.20", "192.168.86.25", "203.0.113.7"
+import inventory
+from lab.orchestrator import ADDRESS as ORCHESTRATOR
+
+__all__ = ["FRONTEND", "ORCHESTRATOR", "STRANGER", "Answer", "Client"]
+
+FRONTEND = inventory.frontends[0][1]["address"]
+STRANGER = "203.0.113.7"  # RFC 5737: nobody has it
 CLONE_NEWNET = 0x40000000
 
 

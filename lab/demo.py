@@ -7,12 +7,22 @@ import sys
 import time
 from pathlib import Path
 
-from lab import LabError, machine, orchestrator
+import inventory
+from lab import LabError, lan, machine, orchestrator
 from lab.client import FRONTEND, Client
 from lab.node import Node
+from lab.operator import deploy
 
 LAB = [sys.executable, "-m", "lab"]
-NODES = ("cn01", "cn00")  # the backend first: what stands before it finds it there
+# A node's own program that says its version, by group.
+VERSIONS = {"backends": "redis-server --version | cut -d' ' -f1-3", "frontends": "nginx -v 2>&1"}
+# The backends first: what stands before them finds them there.
+NODES = {
+    name: group
+    for group, hosts in (("backends", inventory.backends), ("frontends", inventory.frontends))
+    for name, _ in hosts
+}
+SITE = ["pyinfra", "inventory.py", "deploys/site.py", "-y"]
 QUESTION = {
     "model": "rice-1",
     "temperature": 0,
@@ -35,14 +45,10 @@ def step(text: str, *command: str) -> None:
     print(f"   ({time.monotonic() - started:.0f} s)", flush=True)
 
 
-def deploy(name: str) -> list[str]:
-    return ["pyinfra", "inventory.py", f"deploys/{name}.py", "-y"]
-
-
 def changes() -> int:
     """The number of operations that a run on all nodes changes, by pyinfra's own count."""
     done = subprocess.run(
-        [*LAB, "run", "--", *deploy("site"), "--json"], stdout=subprocess.PIPE, check=False, timeout=600
+        [*LAB, "run", "--", *SITE, "--json"], stdout=subprocess.PIPE, check=False, timeout=600
     )
     if done.returncode != 0:
         raise LabError(f"the second run failed (exit {done.returncode})")
@@ -74,15 +80,15 @@ def ask() -> None:
 def main() -> int:
     """The demo, step by step."""
     try:
-        step("Two nodes as bare as new Pis, on a LAN of their own", *LAB, "up", *NODES, "--fresh")
+        step("Nodes as bare as new Pis, on a LAN of their own", *LAB, "up", *NODES, "--fresh")
         for name in NODES:
             leased = Node(name).wait_for_ssh()
             step(
                 f"First contact: {name} at its DHCP address, {leased}; it ends at its own, in the same run",
-                *LAB, "run", "--", *deploy(name), "--data", f"ssh_hostname={leased}",
+                *LAB, "run", "--", *deploy(name), "-y", "--data", f"ssh_hostname={leased}",
             )  # fmt: skip
-        title("The same again, both nodes at once: nothing may change")
-        print("$ " + " ".join(deploy("site")), flush=True)
+        title("The same again, all nodes at once: nothing may change")
+        print("$ " + " ".join(SITE), flush=True)
         if changed := changes():
             raise LabError(f"the second run changed {changed} operations.")
         print("   0 operations changed")
@@ -105,21 +111,21 @@ def summary() -> None:
     as_root = "as root: " if "SUDO_UID" in os.environ else ""
     title("What runs now")
     print(
-        f"  LAN           192.168.86.0/24, network namespace {machine.namespace()}; your machine has no route to it"
+        f"  LAN           {lan.NETWORK}, network namespace {machine.namespace()}; your machine has no route to it"
     )
-    for name, program in (("cn00", "nginx -v 2>&1"), ("cn01", "redis-server --version | cut -d' ' -f1-3")):
+    for name, group in NODES.items():
         node = Node(name)
         status = node.status()
-        version = machine.run(node.command("sh", "-c", program)).strip()
-        print(f"  {name}          {status['address']}, Debian {status['suite']}, {version}")
+        version = machine.run(node.command("sh", "-c", VERSIONS[group])).strip()
+        print(f"  {name:13} {status['address']}, Debian {status['suite']}, {version}")
     print(f"""  orchestrator  {orchestrator.ADDRESS}:{orchestrator.PORT}, the example planner
 
 Look further ({as_root}.venv/bin/python -m lab --help has it all):
   .venv/bin/python -m lab status
-  .venv/bin/python -m lab run -- pyinfra inventory.py deploys/cn01.py
-  .venv/bin/python -m lab power cn01 cut        a power loss; `on` ends it
+  .venv/bin/python -m lab run -- {" ".join(deploy(name))}
+  .venv/bin/python -m lab power {name} cut        a power loss; `on` ends it
   .venv/bin/python -m lab origin hanging        what the frontend does then: .venv/bin/python -m lab run -- okome status
-  .venv/bin/python -m lab shell cn01            inside, as root
+  .venv/bin/python -m lab shell {name}            inside, as root
   make down                                     removes every trace
 """)
 

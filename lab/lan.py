@@ -11,14 +11,30 @@ import sys
 import time
 from pathlib import Path
 
+import inventory
+from group_data import all as every_node
+from group_data import frontends
 from lab import LabError, machine
 
-GATEWAY = "192.168.86.1"
-NETWORK = ipaddress.ip_network("192.168.86.0/24")
+GATEWAY = every_node.lan_gateway
+NETWORK = ipaddress.IPv4Network(f"{GATEWAY}/{every_node.lan_prefix_length}", strict=False)
 BRIDGE = "br0"
-# What a new Pi gets before its first deploy.
-LEASES = ("192.168.86.132", "192.168.86.199")
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def leases() -> list[tuple[str, str]]:
+    """What a new Pi gets before its first deploy, as runs (first, last): from just above the middle of the network
+    (.132 of a /24) on a quarter of it, without the addresses that somebody has."""
+    taken = {host["address"] for _, host in inventory.frontends + inventory.backends}
+    taken |= {GATEWAY, frontends.orchestrator.rpartition(":")[0]}
+    size, runs = NETWORK.num_addresses, list[tuple[str, str]]()
+    after_a_gap = True
+    for number in range(size * 33 // 64, size * 50 // 64):
+        address = str(NETWORK[number])
+        if address not in taken:
+            runs.append((address if after_a_gap else runs.pop()[0], address))
+        after_a_gap = address in taken
+    return runs
 
 
 def exists() -> bool:
@@ -37,7 +53,7 @@ def up() -> bool:
     for command in (
         "link set lo up",
         f"link add {BRIDGE} type bridge",
-        f"addr add {GATEWAY}/24 dev {BRIDGE}",
+        f"addr add {GATEWAY}/{NETWORK.prefixlen} dev {BRIDGE}",
         f"link set {BRIDGE} up",
     ):
         machine.run(["ip", "-n", space, *command.split()])
@@ -166,7 +182,8 @@ def _start_dnsmasq(outside: str) -> None:
         machine.in_lan(
             *common,
             *(f"--interface={BRIDGE}", "--except-interface=lo", "--no-resolv", f"--server={outside}"),
-            *(f"--dhcp-range={LEASES[0]},{LEASES[1]},1h", "--dhcp-sequential-ip", "--dhcp-authoritative"),
+            *(f"--dhcp-range={first},{last},{NETWORK.netmask},1h" for first, last in leases()),
+            *("--dhcp-sequential-ip", "--dhcp-authoritative"),
             *(f"--dhcp-leasefile={state / 'leases'}", f"--pid-file={state / 'dnsmasq.pid'}"),
         )
     )

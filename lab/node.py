@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from group_data.all import ssh_user
 from lab import LabError, machine, tree
 
 MANAGERS = ("networkmanager", "dhcpcd", "networkd", "netplan")
@@ -43,7 +44,8 @@ while :; do
 done
 """
 
-# What makes a Debian tree a Pi on its first day. The manager's name is $1, the operator's public key $2.
+# What makes a Debian tree a Pi on its first day. The manager's name is $1, the operator's public key $2,
+# the operator's name on a node $3.
 BARE = """
 set -e
 echo raspberrypi > /etc/hostname
@@ -54,12 +56,12 @@ cat > /etc/hosts <<'HOSTS'
 HOSTS
 cat /proc/sys/kernel/random/uuid | tr -d - > /etc/machine-id
 rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A
-useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal ncadmin
-echo 'ncadmin ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/010_pi-nopasswd
+useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal "$3"
+echo "$3 ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/010_pi-nopasswd
 chmod 440 /etc/sudoers.d/010_pi-nopasswd
-install -d -m 700 -o ncadmin -g ncadmin /home/ncadmin/.ssh
-echo "$2" > /home/ncadmin/.ssh/authorized_keys; chown ncadmin: /home/ncadmin/.ssh/authorized_keys
-chmod 600 /home/ncadmin/.ssh/authorized_keys
+install -d -m 700 -o "$3" -g "$3" "/home/$3/.ssh"
+echo "$2" > "/home/$3/.ssh/authorized_keys"; chown "$3:" "/home/$3/.ssh/authorized_keys"
+chmod 600 "/home/$3/.ssh/authorized_keys"
 printf '\\n# a local edit, as found on a node set up by hand\\nnodev\\n' >> /etc/dhcpcd.conf
 rm -f /etc/resolv.conf; : > /etc/resolv.conf
 # Its resolvconf would stand in NetworkManager's way; a Pi has it only where systemd-networkd is in charge.
@@ -166,6 +168,7 @@ class Node:
             "sh",
             manager,
             public_key,
+            ssh_user,
         ]
         done = subprocess.run(
             command,

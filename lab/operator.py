@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lab import machine
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 
 def home() -> Path:
     """The operator's files; they go when the lab goes."""
@@ -59,6 +61,13 @@ def as_caller() -> list[str]:
     if uid and gid:
         return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups"]
     return []
+
+
+def deploy(node: str) -> list[str]:
+    """How the operator deploys one node: by the file of its name, and where there is none by that of all nodes."""
+    own = f"deploys/{node}.py"
+    what = [own] if (REPOSITORY / own).exists() else ["deploys/site.py", "--limit", node]
+    return ["pyinfra", "inventory.py", *what]
 
 
 def hand_over(*paths: Path) -> None:

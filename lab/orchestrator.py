@@ -1,5 +1,5 @@
-"""What stands at .25:8000 in the lab, in a network namespace of its own on the LAN: the example planner
-(okome/planner.py), or the test origin (lab/origin.py) once somebody asks for one of its modes."""
+"""What stands at the orchestrator's address in the lab, in a network namespace of its own on the LAN: the example
+planner (okome/planner.py), or the test origin (lab/origin.py) once somebody asks for one of its modes."""
 
 import contextlib
 import json
@@ -12,14 +12,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import inventory
+from group_data import frontends
 from lab import LabError, lan, machine, operator, origin
 
-ADDRESS, PORT = "192.168.86.25", 8000
-REPOSITORY = Path(__file__).resolve().parents[1]
+ADDRESS = frontends.orchestrator.rpartition(":")[0]
+PORT = int(frontends.orchestrator.rpartition(":")[2])
 
 
 def namespace() -> str:
-    return f"{machine.namespace()}-25"
+    return f"{machine.namespace()}-orchestrator"
 
 
 def control() -> Path:
@@ -54,9 +56,7 @@ def up() -> None:
 
 
 def planner() -> None:
-    """The example planner, with CN01 as its Redis; in place of whatever answered there."""
-    import inventory  # here, because it brings pyinfra along
-
+    """The example planner, with the first backend as its Redis; in place of whatever answered there."""
     _end_processes()
     backend = inventory.backends[0][1]["address"]
     url = operator.home() / "redis-url"
@@ -82,7 +82,7 @@ def _start(module: str, *words: str | Path) -> None:
     with log.open("ab") as output:
         process = subprocess.Popen(
             inside(sys.executable, "-m", module, *words),
-            cwd=REPOSITORY,
+            cwd=operator.REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

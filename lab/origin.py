@@ -1,4 +1,4 @@
-"""The test origin: an HTTP/1.1 server for .25:8000 that misbehaves on request. Standard library only.
+"""The test origin: an HTTP/1.1 server in the orchestrator's place that misbehaves on request. Standard library only.
 
     python -m lab.origin --listen 192.168.86.25:8000 --control /run/…/origin.sock
 

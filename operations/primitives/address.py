@@ -84,7 +84,7 @@ def wanted(address: str, gateway: str, dns: Sequence[str]) -> Wanted:
     if isinstance(dns, str):
         raise OperationValueError(f"the name servers are a list of addresses, not {dns!r}.")
     if "/" not in address:
-        raise OperationValueError(f"{address!r} has no prefix length: write it as 192.168.86.19/24.")
+        raise OperationValueError(f"{address!r} has no prefix length: write it as {address}/24.")
     try:
         own = ipaddress.IPv4Interface(address)
         via = ipaddress.IPv4Address(gateway)

@@ -17,7 +17,7 @@ PROBE = f"p{NAME}"
 def machine_state() -> dict[str, str]:
     """What the lab could leave on the machine, apart from its cache."""
     questions = {
-        "namespaces": f"ls /run/netns 2>/dev/null | grep -xE 'okome-{PROBE}(-25)?'",
+        "namespaces": f"ls /run/netns 2>/dev/null | grep -xE 'okome-{PROBE}(-orchestrator)?'",
         "tables": f"nft list tables | grep -w okome_{PROBE}",
         "mounts": f"grep okome-lab/{PROBE} /proc/mounts",
         "groups": f"find /sys/fs/cgroup -maxdepth 3 -name 'okome-{PROBE}-*'",

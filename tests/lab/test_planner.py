@@ -98,7 +98,7 @@ def test_the_application_user_was_refused_nothing_and_wrote_under_its_prefix(
 AS_THE_APPLICATION = """
 import asyncio, pathlib, sys
 import okome.wake
-from tests.unit import test_acl
+from tests.unit.okome import test_acl
 okome.wake.SILENCE = test_acl.SILENCE
 url = pathlib.Path(sys.argv[1]).read_text().strip()
 asyncio.run(test_acl.everything(url, pathlib.Path(sys.argv[2])))
@@ -114,8 +114,9 @@ def test_the_application_user_may_do_what_the_library_does_and_nothing_else(
 ) -> None:
     """From the orchestrator's place, with its password, on the node as the deploy left it."""
     url = machine.state_dir().parent / NAME / "operator" / "redis-url"
+    place = f"--net=/run/netns/okome-{NAME}-orchestrator"
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/okome-{NAME}-25", sys.executable, "-c", AS_THE_APPLICATION, url, tmp_path],
+        ["nsenter", place, sys.executable, "-c", AS_THE_APPLICATION, url, tmp_path],
         capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     tier.execute("redis-admin", "acl", "log", "reset")

@@ -1,0 +1,90 @@
+"""Which way imports run, and what no room but inventory.py and group_data may know."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import inventory
+from group_data import all as every_node
+from group_data import frontends
+
+ROOT = Path(__file__).resolve().parents[2]
+# room -> the rooms that it may import besides itself
+ARROWS = {
+    "facts": set[str](),
+    "node": set[str](),
+    "okome": set[str](),
+    "group_data": {"okome"},
+    "operations": {"facts"},
+    "deploys": {"operations", "facts"},
+    "console": {"inventory", "group_data", "operations"},
+    "lab": {"inventory", "group_data"},
+    "bench": {"inventory", "group_data", "operations", "lab", "okome"},
+}
+ROOMS = {*ARROWS, "inventory", "tests"}
+# What names no address, host or user of the tier.
+NAMELESS = ("lab", "operations", "facts", "node", "console", "bench")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Top-level names of all imports, those inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_run_one_way(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        others = ROOMS & set(imported(ast.parse(path.read_text()))) - {room}
+        assert others <= ARROWS[room], f"{path.relative_to(ROOT)} imports {others - ARROWS[room]}"
+
+
+def without_docstrings(text: str) -> str:
+    """The program's text, its docstrings blanked: they may have examples."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                for number in range(first.lineno, (first.end_lineno or 0) + 1):
+                    lines[number - 1] = ""
+    return "\n".join(lines)
+
+
+def test_no_room_knows_where_the_tier_is() -> None:
+    addresses = [every_node.lan_gateway, frontends.orchestrator.partition(":")[0]]
+    names = [every_node.ssh_user]
+    for name, data in inventory.frontends + inventory.backends:
+        names.append(name)
+        addresses.append(data["address"])
+    networks = {address.rpartition(".")[0] + "." for address in addresses}
+    known = re.compile("|".join(map(re.escape, [*names, *networks])), re.IGNORECASE)
+    for room in NAMELESS:
+        for path in (
+            path for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".yml", ".lua", ".sh")
+        ):
+            text = path.read_text()
+            for number, line in enumerate(
+                (without_docstrings(text) if path.suffix == ".py" else text).splitlines(), 1
+            ):
+                assert not known.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+
+def test_who_asks_for_an_address_does_not_wait_for_pyinfra() -> None:
+    """A second of import time, for lab, console and bench at each start."""
+    program = (
+        "import inventory, console.status, lab.__main__, sys;"
+        "print({'pyinfra', 'paramiko', 'gevent'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"
