@@ -33,7 +33,9 @@ class Run:
 
 
 class Lab:
-    """The commands that a person would type."""
+    """The commands that a person would type, in the repository at `root`."""
+
+    root = ROOT
 
     def command(self, *words: str) -> list[str]:
         # sudo keeps nothing of its own accord; and bytecode in the checkout is not to be root's.
@@ -44,7 +46,7 @@ class Lab:
     def __call__(self, *words: str, timeout: float = 300, check: bool = True) -> str:
         done = subprocess.run(
             self.command(*words),
-            cwd=ROOT,
+            cwd=self.root,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -89,7 +91,7 @@ class Lab:
         options = ["--json", *where, *(words if "--dry" in words else ("-y", *words))]
         done = subprocess.run(
             self.command("run", "--", "env", *env, "pyinfra", "inventory.py", deploy, *options),
-            cwd=ROOT,
+            cwd=self.root,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
