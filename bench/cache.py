@@ -26,11 +26,7 @@ from bench import cache_processes as far
 from bench.measure import Measure
 from bench.processes import Processes, barrier, event
 from bench.redis_server import RedisServer
-from okome.budget import Budgets, Cap, Rate, Rule
-from okome.cache import Cache
-from okome.connection import connect
-from okome.envelope import Msgpack
-from okome.ledger import Ledger
+from okome import Budgets, Cache, Cap, Ledger, Msgpack, Rate, Rule, connect
 
 CALLS = 3000
 BLOCK, TURNS = 50, 20  # calls in one go at most, turns at least

@@ -16,12 +16,7 @@ from redis import BlockingConnectionPool as SyncPool
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 
 from bench.processes import Barrier
-from okome.budget import Budgets, Cap
-from okome.cache import Cache, CachePolicy
-from okome.connection import connect
-from okome.envelope import Msgpack
-from okome.headers import Status
-from okome.ledger import Ledger
+from okome import Budgets, Cache, CachePolicy, Cap, Ledger, Msgpack, Status, connect
 
 PROCESSES = 4
 CALLERS = 250

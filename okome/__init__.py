@@ -1,1 +1,86 @@
-"""Python that runs on the nodes and in the orchestrator: cache, budget, planner, probe, prewarm, hitratio."""
+"""OKOME's library: a cache in front of the GPU, budgets in front of both.
+
+    from okome import Budgets, Cache, CachePolicy, Cap, Ledger, Msgpack, Rate, connect, key_of
+
+docs/03_PLANNER.md shows all of it at work. A name is imported when it is first asked for: whoever wants only
+okome.acl, as the deploy does, need not have redis or msgspec.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
+    from okome.cache import Cache, Cached, CachePolicy
+    from okome.connection import connect, connect_cluster
+    from okome.envelope import Bytes, Codec, Msgpack
+    from okome.errors import (
+        ComputeCancelledError,
+        EvictingServerError,
+        NotCachedError,
+        OkomeError,
+        OverloadedError,
+        RememberedError,
+        StateLostError,
+    )
+    from okome.headers import Directives, Quota, Status
+    from okome.keys import is_deterministic, key_of
+    from okome.ledger import Ledger
+    from okome.stream import CachedStream
+
+__all__ = [
+    "Budgets",
+    "Bytes",
+    "Cache",
+    "CachePolicy",
+    "Cached",
+    "CachedStream",
+    "Cap",
+    "Codec",
+    "ComputeCancelledError",
+    "Decision",
+    "Directives",
+    "EvictingServerError",
+    "Lease",
+    "Ledger",
+    "Msgpack",
+    "NotCachedError",
+    "OkomeError",
+    "Outcome",
+    "OverloadedError",
+    "Period",
+    "Quota",
+    "Rate",
+    "RememberedError",
+    "Rule",
+    "StateLostError",
+    "Status",
+    "connect",
+    "connect_cluster",
+    "is_deterministic",
+    "key_of",
+]
+
+_MODULES = {
+    "budget": {"Budgets", "Cap", "Decision", "Lease", "Outcome", "Period", "Rate", "Rule"},
+    "cache": {"Cache", "CachePolicy", "Cached"},
+    "connection": {"connect", "connect_cluster"},
+    "envelope": {"Bytes", "Codec", "Msgpack"},
+    "headers": {"Directives", "Quota", "Status"},
+    "keys": {"is_deterministic", "key_of"},
+    "ledger": {"Ledger"},
+    "stream": {"CachedStream"},
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    value: object = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,6 +34,7 @@ from redis.exceptions import ResponseError
 
 from okome.budget_scripts import OPEN_SEED, RESERVE, SEED, SETTLE, START
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, require_bytes
+from okome.errors import EvictingServerError, StateLostError
 from okome.headers import Quota, rate_limit_headers
 from okome.keys import Keyspace, digest
 from okome.ledger import Ledger
@@ -147,14 +148,6 @@ class Outcome(StrEnum):
     UNAVAILABLE = "unavailable"  # Redis can't be reached, and a hard cap would have to be guessed: 503
     STATE_LOST = "state_lost"  # Redis lost a counter, and it could not be rebuilt: 503
     SETTLED = "settled"  # a lease of this id for the same was committed or refunded already: 409
-
-
-class EvictingServerError(RuntimeError):
-    """Hard caps without a ledger on a server that evicts, or does not say whether it does."""
-
-
-class StateLostError(RuntimeError):
-    """A settlement found its counter gone, and there is no ledger to rebuild it from."""
 
 
 class _Charge(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from okome import scripts
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal, require_bytes
 from okome.envelope import MAX_BYTES, TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, Msgpack, unpack
+from okome.errors import ComputeCancelledError, NotCachedError, OverloadedError, RememberedError
 from okome.flight import Flight
 from okome.headers import Directives, Status, cache_headers
 from okome.keys import Keyspace, digest
@@ -51,28 +52,6 @@ _PASS_FOR = 60.0  # s for which a key is known to be too large
 _VALUE, _HIT = Kind.VALUE, Status.HIT  # to look up a member costs an enum as much as decoding does a value
 _COUNTED = {status: status.value.lower() for status in Status}
 _OVERSIZE, _UNFIT = object(), object()  # in place of a stream that grew too large, that is not complete
-
-
-class NotCachedError(LookupError):
-    """only-if-cached, and it is not: HTTP 504."""
-
-
-class RememberedError(Exception):
-    """The computation failed a moment ago, in another process or for an earlier caller. `error_type`: of
-    what.
-    """
-
-    def __init__(self, error_type: str) -> None:
-        super().__init__(f"the computation failed a moment ago with {error_type}")
-        self.error_type = error_type
-
-
-class ComputeCancelledError(RuntimeError):
-    """The computation was cancelled from within, or the cache was closed, though somebody was waiting."""
-
-
-class OverloadedError(RuntimeError):
-    """Redis is gone, and so many computations are under way that no slot became free in time: HTTP 503."""
 
 
 @dataclass(frozen=True, slots=True)

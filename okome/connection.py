@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,9 +25,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 log = logging.getLogger(__name__)
-
-PREFIX = "okome:"
-"""Every key and channel of the library begins with it; the ACL of CN01 allows nothing else."""
 
 UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What a call to Redis raises when the answer can't be had, whatever the cause."""
@@ -45,6 +43,13 @@ _QUIET = 60.0  # s between two lines of the log about refusals
 DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
 
 
+_PLAIN: dict[str, Any] = {
+    "protocol": 2,  # AUTH is one command; HELLO brings nothing that is used here
+    "driver_info": None,  # else each connection says CLIENT SETINFO, which Redis from 7.2 on refuses our user
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
+
+
 def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Redis:
     """A client for Cache and Budgets. `timeout`: seconds for connecting, for one answer, and for a free
     connection.
@@ -60,13 +65,24 @@ def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Red
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        protocol=2,  # AUTH is one command; HELLO brings nothing that is used here
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **_PLAIN,
     )
     base = pool.connection_class  # one for TCP, one for TLS, one for sockets of this machine
     pool.connection_class = type(base.__name__, (_Direct, base), {})
     return Redis.from_pool(pool)
+
+
+def connect_cluster(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> RedisCluster:
+    """The same for a Redis Cluster that any one of its nodes tells of; `max_connections` to each of them. Its
+    user may ask what CLUSTER_COMMANDS lists as well.
+    """
+    return RedisCluster.from_url(
+        url,
+        max_connections=max_connections,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        **_PLAIN,
+    )
 
 
 _SERIALIZER = HiredisRespSerializer()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from okome.connection import PREFIX
+from okome import acl
 
 VERSION = 1
 """Of the canonical form below. Raise it when the same request would hash differently."""
@@ -67,12 +67,12 @@ def digest(text: str) -> str:
 
 
 class Keyspace:
-    """The names of one namespace: PREFIX, what it is for, the namespace as hash tag, kind, digest."""
+    """The names of one namespace: acl.PREFIX, what it is for, the namespace as hash tag, kind, digest."""
 
     def __init__(self, purpose: str, namespace: str) -> None:
         if not _NAMESPACE.fullmatch(namespace):
             raise ValueError(f"a namespace is 1 to 64 letters, digits, '_', '.' and '-', not {namespace!r}")
-        self._stem = f"{PREFIX}{purpose}{VERSION}:{{{namespace}}}:"
+        self._stem = f"{acl.PREFIX}{purpose}{VERSION}:{{{namespace}}}:"
 
     def __call__(self, kind: str, name: str = "") -> str:
         return f"{self._stem}{kind}:{name}" if name else self._stem + kind

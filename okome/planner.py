@@ -34,21 +34,31 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
-from okome.cache import (
+from okome import (
+    Budgets,
+    Bytes,
     Cache,
+    CachedStream,
     CachePolicy,
+    Cap,
     ComputeCancelledError,
+    Decision,
+    Directives,
+    Lease,
+    Ledger,
     NotCachedError,
+    OkomeError,
+    Outcome,
     OverloadedError,
+    Period,
+    Rate,
     RememberedError,
+    Rule,
+    connect,
+    is_deterministic,
+    key_of,
 )
-from okome.connection import connect
-from okome.envelope import Bytes
-from okome.headers import Directives
-from okome.keys import digest, is_deterministic, key_of
-from okome.ledger import Ledger
-from okome.stream import CachedStream
+from okome.keys import digest
 
 MAX_BODY = 1024 * 1024  # bytes of a request
 MAX_TOKENS = 4096  # of an answer
@@ -114,7 +124,7 @@ class GpuStandIn:
             yield _WORDS[(seed[n % len(seed)] + n) % len(_WORDS)] + " "
 
 
-class OverBudgetError(Exception):
+class OverBudgetError(OkomeError):
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.outcome)
         self.decision = decision

@@ -64,7 +64,7 @@ def test_finished(backend: Lab) -> None:
     ("data", "sentence"),
     [
         ("redis_port=99999", "argument must be between 0 and 65535 inclusive"),
-        ("redis_prefix=a b", "/etc/redis/users.acl:4: Syntax error"),
+        ("redis_application_rights=a b", "/etc/redis/users.acl:4: Syntax error"),
         ("redis_maxmemory=900gb", "redis_maxmemory = '900gb' does not fit"),
         ("redis_maxmemory=plenty", "say an amount such as"),
     ],

@@ -12,13 +12,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from testinfra.host import Host
 
+from okome.acl import PREFIX
 from operations.primitives.secret import load, secret, secrets_file
 from operations.services.redis import maxmemory
 
 GROUP = "backends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/backends.py"))
 PORT: int = DATA["redis_port"]
-PREFIX: str = DATA["redis_prefix"]
 
 
 def address(node: Host) -> str:

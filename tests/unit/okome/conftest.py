@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome.connection import connect
+from okome import connect
 
 
 @pytest.fixture(scope="session")

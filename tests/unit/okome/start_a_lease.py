@@ -4,9 +4,7 @@ import asyncio
 import signal
 import sys
 
-from okome.budget import Budgets, Cap
-from okome.connection import connect
-from okome.ledger import Ledger
+from okome import Budgets, Cap, Ledger, connect
 
 
 async def main(url: str, path: str) -> None:

@@ -1,6 +1,7 @@
 """The application user may do what the library does, and nothing else."""
 
 import asyncio
+import runpy
 import socket
 import time
 from pathlib import Path
@@ -9,16 +10,14 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
+from okome import Budgets, Bytes, Cache, CachePolicy, Cap, Ledger, Rate, Rule, connect
 from okome.acl import APPLICATION_COMMANDS
-from okome.budget import Budgets, Cap, Rate, Rule
-from okome.cache import Cache, CachePolicy
-from okome.connection import connect
-from okome.envelope import Bytes
-from okome.ledger import Ledger
+from tests.unit.okome.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
+ROOT = Path(__file__).parents[3]
 SILENCE = 0.5  # s, instead of okome.wake's
 
 
@@ -52,7 +51,7 @@ async def everything(url: str, folder: Path) -> None:
         assert await one.invalidate("p")
         assert await one.invalidate_tag("t")
         await asyncio.sleep(2 * SILENCE)  # until the subscription asks whether the server is still there
-        assert one.available
+        await until(lambda: one.available)
     ledger = Ledger(folder / "ledger.sqlite")
     rules: list[Rule] = [
         Rate(name="r", by=("u",), unit="tokens", limit=100),
@@ -103,6 +102,27 @@ async def test_exactly_these_commands(server: RedisServer, tmp_path: Path) -> No
     used = set(server.calls()) - {"auth", "hello", "info", "config|resetstat", "acl|log"}
     assert used == set(APPLICATION_COMMANDS)
     assert server.denied() == []
+
+
+async def test_no_connection_asks_for_what_an_older_or_newer_redis_refuses(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """CLIENT SETINFO, say: Redis 7.0 does not know it, later ones do not let our user."""
+    await everything(server.url, tmp_path)
+    assert {"ERR", "NOPERM"} & set(server.errors()) == set()
+
+
+async def test_the_prefix_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changed there, it is changed for the library, for the server's ACL, and for the node's."""
+    monkeypatch.setattr("okome.acl.PREFIX", "elsewhere:")
+    node = runpy.run_path(str(ROOT / "group_data" / "backends.py"))["redis_application_rights"]
+    assert node.startswith("~elsewhere:* &elsewhere:* +get ")
+    assert node.split()[2:] == [f"+{command}" for command in APPLICATION_COMMANDS]
+    with RedisServer() as server:
+        await everything(server.url, tmp_path)
+        assert server.denied() == []
+        assert server.matching("*")
+        assert server.matching("elsewhere:*") == server.matching("*")
 
 
 @pytest.mark.parametrize("command", FORBIDDEN, ids=" ".join)

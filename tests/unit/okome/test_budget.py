@@ -14,18 +14,20 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome.budget import (
+from okome import (
     Budgets,
     Cap,
     EvictingServerError,
     Lease,
+    Ledger,
     Outcome,
     Period,
     Rate,
     StateLostError,
+    connect,
 )
-from okome.connection import Clock, connect
-from okome.ledger import Account, Ledger
+from okome.connection import Clock
+from okome.ledger import Account
 from tests.unit.okome.test_cache_failures import Proxy
 
 pytestmark = pytest.mark.anyio

@@ -23,9 +23,8 @@ from hypothesis.stateful import (
 from bench.cache_processes import CAP, spend
 from bench.processes import Processes, barrier
 from bench.redis_server import RedisServer
-from okome.budget import Budgets, Cap, Lease, Outcome, _mark
-from okome.connection import connect
-from okome.ledger import Ledger
+from okome import Budgets, Cap, Lease, Ledger, Outcome, connect
+from okome.budget import _mark
 
 LIMIT = 100
 

@@ -12,16 +12,19 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome.cache import (
+from okome import (
+    Bytes,
     Cache,
     CachePolicy,
     ComputeCancelledError,
+    Directives,
+    Msgpack,
     NotCachedError,
     RememberedError,
+    Status,
+    connect,
 )
-from okome.connection import Clock, connect
-from okome.envelope import Bytes, Msgpack
-from okome.headers import Directives, Status
+from okome.connection import Clock
 
 pytestmark = pytest.mark.anyio
 

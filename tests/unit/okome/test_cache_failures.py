@@ -15,10 +15,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from bench.cache_processes import LOCK_TTL, hold, stampede, take_over
 from bench.processes import Processes, barrier, event
 from bench.redis_server import RedisServer
-from okome.cache import Cache, CachePolicy, ComputeCancelledError, OverloadedError, _value_name
-from okome.connection import connect
-from okome.envelope import Bytes
-from okome.headers import Directives, Status
+from okome import (
+    Bytes,
+    Cache,
+    CachePolicy,
+    ComputeCancelledError,
+    Directives,
+    OverloadedError,
+    Status,
+    connect,
+)
+from okome.cache import _value_name
 
 pytestmark = pytest.mark.anyio
 

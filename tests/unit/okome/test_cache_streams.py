@@ -8,10 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from okome.cache import Cache, CachePolicy
-from okome.envelope import Bytes
-from okome.headers import Directives
-from okome.stream import CachedStream
+from okome import Bytes, Cache, CachedStream, CachePolicy, Directives
 
 pytestmark = pytest.mark.anyio
 

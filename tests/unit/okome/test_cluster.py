@@ -13,17 +13,25 @@ from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 
 from bench.redis_server import RedisServer
-from okome.acl import APPLICATION_COMMANDS
-from okome.budget import Budgets, Cap, Outcome, Rate, Rule
-from okome.cache import Cache, CachePolicy
-from okome.envelope import Bytes
-from okome.headers import Status
-from okome.ledger import Ledger
+from okome import (
+    Budgets,
+    Bytes,
+    Cache,
+    CachePolicy,
+    Cap,
+    Ledger,
+    Outcome,
+    Rate,
+    Rule,
+    Status,
+    connect_cluster,
+)
+from okome.acl import APPLICATION_COMMANDS, CLUSTER_COMMANDS
+from tests.unit.okome.waiting import joined, told_to_wait
 
 pytestmark = pytest.mark.anyio
 
 SLOTS = 16384
-ASKED_BY_THE_CLIENT = ("cluster|slots", "command")
 SPREAD = ("a", "b", "c")  # namespaces, one on each third of the slots
 
 
@@ -54,7 +62,7 @@ def cluster() -> Iterator[list[RedisServer]]:
                 "--cluster-node-timeout",
                 "5000",
             ]
-            commands = (*APPLICATION_COMMANDS, *ASKED_BY_THE_CLIENT)
+            commands = (*APPLICATION_COMMANDS, *CLUSTER_COMMANDS)
             nodes.append(stack.enter_context(RedisServer(*options, commands=commands, password=password)))
         for n, node in enumerate(nodes):
             first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3 - 1
@@ -68,6 +76,7 @@ def cluster() -> Iterator[list[RedisServer]]:
             node.url = node.at(port)[0]
         yield nodes
         assert [node.denied() for node in nodes] == [[], [], []]
+        assert {"ERR", "NOPERM"} & {error for node in nodes for error in node.errors()} == set()
 
 
 def ready(node: RedisServer) -> bool:
@@ -77,7 +86,7 @@ def ready(node: RedisServer) -> bool:
 
 @pytest.fixture
 async def client(cluster: list[RedisServer]) -> AsyncIterator[RedisCluster]:
-    client = RedisCluster.from_url(cluster[0].url, socket_timeout=30)
+    client = connect_cluster(cluster[0].url, timeout=30)
     yield client
     await client.aclose()
 
@@ -87,7 +96,9 @@ POLICY = CachePolicy(redis_timeout=30, write_timeout=30, lock_ttl=60, poll=60)
 
 @pytest.mark.parametrize("namespace", SPREAD)
 async def test_the_cache(cluster: list[RedisServer], client: RedisCluster, namespace: str) -> None:
-    other = RedisCluster.from_url(cluster[1].url, socket_timeout=30)
+    other = connect_cluster(cluster[1].url, timeout=30)
+    for node in cluster:
+        node.forget_calls()
     computes = 0
     release = asyncio.Event()
 
@@ -98,7 +109,7 @@ async def test_the_cache(cluster: list[RedisServer], client: RedisCluster, names
         return b"answer"
 
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(50),
         Cache(client, namespace=namespace, codec=Bytes(), policy=POLICY) as here,
         Cache(other, namespace=namespace, codec=Bytes(), policy=POLICY) as there,
     ):
@@ -107,7 +118,9 @@ async def test_the_cache(cluster: list[RedisServer], client: RedisCluster, names
             for cache in (here, there)
             for _ in range(50)
         ]
-        await asyncio.sleep(0.2)
+        await joined(here, 50)
+        await joined(there, 50)
+        await told_to_wait(*cluster)
         release.set()  # the first poll would come after the test's time: it is a message that wakes the others
         found = [await caller for caller in callers]
         assert computes == 1
@@ -136,7 +149,7 @@ async def test_the_budgets(
     ]
     subject = {"user": "ann", "model": "large"}
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(50),
         Budgets(client, rules=rules, namespace=namespace, ledger=ledger, redis_timeout=30) as budgets,
     ):
         lease = (await budgets.reserve(subject, {"tokens": 60})).lease

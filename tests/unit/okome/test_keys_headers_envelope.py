@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from okome.envelope import Bytes, Envelope, Kind, Msgpack, unpack
-from okome.headers import Directives, Quota, Status, cache_headers, rate_limit_headers
-from okome.keys import Keyspace, is_deterministic, key_of
+from okome import Bytes, Directives, Msgpack, Quota, Status, is_deterministic, key_of
+from okome.envelope import Envelope, Kind, unpack
+from okome.headers import cache_headers, rate_limit_headers
+from okome.keys import Keyspace
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
 

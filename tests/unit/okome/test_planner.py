@@ -22,11 +22,8 @@ import uvicorn
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome.budget import Budgets, Lease
-from okome.cache import Cache, CachePolicy
-from okome.envelope import Bytes
+from okome import Budgets, Bytes, Cache, CachePolicy, Lease, Ledger
 from okome.keys import digest
-from okome.ledger import Ledger
 from okome.planner import (
     DONE,
     ChatRequest,
