@@ -18,6 +18,10 @@ upstream_keepalive_timeout_s = 4
 next_upstream_timeout_s = 30
 # An asset is a file: an origin that says nothing for this long hangs.
 asset_timeout_s = 8
+# One client asks for an asset that is not there yet, the others wait for its answer, but no longer than this: nginx
+# looks every 500 ms, lets one more pass, and does not learn that an answer can't be kept.
+asset_wait_s = 1
+answer_head_kb = 32  # an origin's status line and headers may be this long
 max_body_mb = 100  # documents and images that are sent to a model
 api_rate_per_s = 50  # per client address
 api_burst = 100  # requests above the rate that are still let through at once

@@ -17,7 +17,8 @@ Paths:
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
-?h=Name:Value (a response header, may be repeated) and ?etag=TAG (and then answers If-None-Match).
+?h=Name:Value (a response header, may be repeated), ?head=BYTES (so long are status line and headers, filled up
+with X-Padding) and ?etag=TAG (and then answers If-None-Match).
 X-Origin-Serial grows with every answer, so that a test sees whether it came from here or from a cache.
 """
 
@@ -34,6 +35,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"  # of every answer: one that a cache kept shows by it
+PADDING = len("X-Padding: \r\n")
 KEEPALIVE_SECONDS = 5  # uvicorn's default, which the real orchestrator runs with
 MODES = ("up", "down", "killed", "hanging", "slow", "closing", "500", "502", "503", "504")
 ASSETS = MappingProxyType(
@@ -242,12 +244,16 @@ class Origin:
             if request.header("if-none-match") == f'"{tag}"':
                 self.counts[f"304 {request.path}"] += 1
                 status, text = 304, b""
+        left = int(request.option("head", "0")) - len(head(status, headers))
+        while left > 0:
+            line = min(left, 1000) if left - 1000 > PADDING or left <= 1000 else left // 2
+            headers.append(("X-Padding", "x" * (line - PADDING)))
+            left -= line
         self.head(writer, status, headers)
         writer.write(text if request.method != "HEAD" else b"")
 
     def head(self, writer: asyncio.StreamWriter, status: int, headers: list[tuple[str, str]]) -> None:
-        lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in headers), "", ""]
-        writer.write("\r\n".join(lines).encode())
+        writer.write(head(status, headers))
 
     async def stream(
         self, request: Request, headers: list[tuple[str, str]], writer: asyncio.StreamWriter
@@ -270,6 +276,11 @@ class Origin:
             writer.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
             await writer.drain()
         writer.write(b"0\r\n\r\n" if chunked else b"")
+
+
+def head(status: int, headers: list[tuple[str, str]]) -> bytes:
+    lines = [f"HTTP/1.1 {status} -", *(f"{name}: {value}" for name, value in headers), "", ""]
+    return "\r\n".join(lines).encode()
 
 
 def chunk(number: int, *, events: bool) -> bytes:

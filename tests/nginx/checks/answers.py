@@ -29,7 +29,11 @@ def every_answer_carries_the_four_headers(box: Frontend) -> None:
         box.client.ask("/x?h=X-OKOME-Node:fake&h=X-Request-ID:fake&h=X-Upstream:fake&h=X-Cache-Status:fake"),
     ]
     box.origin(mode="503")
-    answers += [box.client.ask("/v1/models"), box.client.ask("/v1/models", Accept="text/html")]
+    answers += [
+        box.client.ask("/v1/models"),
+        box.client.ask("/assets/new.css"),
+        box.client.ask("/assets/new.css", Accept="text/html"),
+    ]
     box.origin(mode="down")
     answers += [
         box.client.ask("/v1/models"),
@@ -37,7 +41,7 @@ def every_answer_carries_the_four_headers(box: Frontend) -> None:
         box.client.ask("/assets/new.css"),
     ]
     assert [answer.status for answer in answers] == [
-        200, 404, 200, 200, 200, 403, 200, 404, 400, 400, 405, 200, 503, 503, 503, 503, 503,
+        200, 404, 200, 200, 200, 403, 200, 404, 400, 400, 405, 200, 503, 503, 503, 503, 503, 503,
     ]  # fmt: skip
     for answer in answers:
         for name in wanted:
@@ -76,14 +80,48 @@ def maintenance_is_a_page_or_json(box: Frontend) -> None:
             assert page.body.startswith(b"<!doctype html>")
 
 
-@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_intercept_errors on;\n", "")
-def origins_own_errors_become_maintenance(box: Frontend) -> None:
-    for mode in ("502", "503", "504"):
-        box.origin(mode=mode)
-        answer = box.client.ask("/v1/models")
+@trap(f"{SNIPPETS}/okome-static.conf", "proxy_intercept_errors on;\n", "")
+def origins_own_errors_become_maintenance_for_an_asset(box: Frontend) -> None:
+    for status in ("502", "503", "504"):
+        box.origin(mode=status)
+        answer = box.client.ask("/assets/public/own-error")
         assert (answer.status, answer.header("Retry-After")) == (503, "5")
     box.origin(mode="500")
-    assert box.client.ask("/v1/models").body == b"the origin says 500\n"
+    assert box.client.ask("/assets/public/own-error").body == b"the origin says 500\n"
+
+
+@trap(f"{SNIPPETS}/okome-api.conf", "proxy_intercept_errors off;", "proxy_intercept_errors on;")
+def origins_own_errors_are_answers_to_a_call(box: Frontend) -> None:
+    """With body and headers, after a GET was tried again, too. What nobody answered is maintenance."""
+    for method in ("GET", "POST"):
+        for status in (500, 502, 503, 504):
+            own = "h=Retry-After:77&h=x-ratelimit-remaining-tokens:0&echo=X-Request-ID"
+            answer = box.client.ask(
+                f"/v1/own?status={status}&{own}", method, body="{}", X_Request_ID="own-error"
+            )
+            assert answer.status == status
+            assert answer.body.endswith(b" X-Request-ID=own-error")
+            assert answer.header("Content-Type") == "application/json"
+            assert answer.header("Retry-After") == "77"
+            assert answer.header("x-ratelimit-remaining-tokens") == "0"
+            assert answer.header("X-OKOME-Node") == "CN00"
+    box.origin(mode="down")
+    assert json.loads(box.client.ask("/v1/own").body)["error"]["type"] == "upstream_unavailable"
+
+
+@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_buffer_size 36k;\n", "")
+def long_heads_pass(box: Frontend) -> None:
+    """32 kB of status line and headers, of a call that has run, and of an asset, from the cache, too."""
+    for path in ("/v1/models", "/assets/public/head"):
+        for _ in range(2):
+            with box.client.open(
+                "POST" if path == "/v1/models" else "GET", f"{path}?head={32 * 1024}"
+            ) as answer:
+                assert answer.status == 200
+                padding = "".join(answer.headers.get_all("X-Padding", []))
+                assert 31_000 < len(padding) < 32 * 1024
+                assert set(padding) == {"x"}
+                assert answer.read()
 
 
 @trap(

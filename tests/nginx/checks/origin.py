@@ -57,7 +57,7 @@ POISON = {
       "    server 192.168.86.25:8000;\n")  # fmt: skip
 def get_is_tried_twice(box: Frontend) -> None:
     box.origin(mode="502")
-    assert box.client.ask("/v1/models").status == 503
+    assert box.client.ask("/v1/models").status == 502
     assert box.origin()["counts"] == {"GET /v1/models": 2}
     box.origin(mode="up")
     assert box.client.ask("/v1/models").status == 200, "no live upstreams after a failure"
@@ -68,11 +68,11 @@ def post_is_never_sent_twice(box: Frontend) -> None:
     for mode in ("500", "502", "503", "504"):
         box.origin(mode=mode, reset=True)
         answer = box.client.ask("/v1/chat/completions", "POST", body="{}")
-        assert answer.status == (500 if mode == "500" else 503)
+        assert answer.status == int(mode)
         assert box.origin()["counts"] == {"POST /v1/chat/completions": 1}
     for mode in ("502", "503", "504"):  # without a body nginx could send it again
         box.origin(mode=mode, reset=True)
-        assert box.client.ask("/v1/models/reload", "POST", body="").status == 503
+        assert box.client.ask("/v1/models/reload", "POST", body="").status == int(mode)
         assert box.origin()["counts"] == {"POST /v1/models/reload": 1}
     box.origin(mode="closing", reset=True)
     statuses = []
