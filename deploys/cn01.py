@@ -1,7 +1,5 @@
 """CN01, the backend: a fresh, a half-configured or a finished node becomes, or stays, the finished one."""
 
-from operations.basic_setup import backend
-from operations.foundation import foundation
+from operations.roles import role
 
-foundation()
-backend()
+role("backends")

@@ -2,7 +2,9 @@
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from group_data.valid import Address, Form, Package, Range, Seconds, Unit
 
 if TYPE_CHECKING:
     import paramiko
@@ -29,8 +31,8 @@ def _transport(sock: socket.socket, **arguments: Any) -> "paramiko.Transport":
     return paramiko.Transport(sock, **arguments)
 
 
-ssh_user = "ncadmin"
-_sudo = True
+ssh_user: Annotated[str, Form(r"[a-z_][a-z0-9_-]{0,31}", "a user's name")] = "ncadmin"
+_sudo: bool = True
 # OKOME_SSH_KEY and OKOME_KNOWN_HOSTS are for those who keep them elsewhere than in ~/.ssh (the lab does).
 ssh_key = os.environ.get("OKOME_SSH_KEY", "")
 ssh_known_hosts_file = os.environ.get("OKOME_KNOWN_HOSTS", "")
@@ -39,25 +41,27 @@ ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout
 
 # -- the LAN
 
-lan_prefix_length = 24
-lan_gateway = "192.168.86.1"
-lan_dns = ["192.168.86.1"]
+lan_prefix_length: Annotated[int, Range(8, 30, "bits")] = 24
+lan_gateway: Address = "192.168.86.1"
+lan_dns: list[Address] = ["192.168.86.1"]
 # How long a node waits for the confirmation of a new address before it goes back to the old one. Seconds.
-address_confirm_seconds = 60
+address_confirm_seconds: Annotated[int, Range(10, 600, "s")] = 60
 
 # -- foundation
 
-packages = ["logrotate", "systemd-timesyncd"]
+packages: list[Package] = ["logrotate", "systemd-timesyncd"]
 # How long dpkg waits for another one. Seconds.
-apt_lock_timeout = 300
+apt_lock_timeout: Seconds = 300
 # The journal's share of RAM, as journald.conf(5) writes it.
-journal_max = "64M"
-units_masked = ["bluetooth.service", "avahi-daemon.service", "avahi-daemon.socket"]
+journal_max: Annotated[str, Form(r"[1-9]\d*[KMGT]?", "an amount such as 64M")] = "64M"
+units_masked: list[Unit] = ["bluetooth.service", "avahi-daemon.service", "avahi-daemon.socket"]
 # MB; the node has no screen. 16 is the least that the firmware takes.
-gpu_memory = 16
+gpu_memory: Annotated[int, Range(16, 512, "MB")] = 16
 # noatime and commit=60 on ext4, /tmp in RAM. Off: it trades a minute of writes for the card's life.
-fstab_hardened = False
-sysctl_settings = {
+fstab_hardened: bool = False
+sysctl_settings: dict[
+    Annotated[str, Form(r"[a-z0-9_]+(\.[A-Za-z0-9_/-]+)+", "a key such as vm.swappiness")], str
+] = {
     # Redis and nginx ask for backlogs of 1024 and 511; the kernel caps them at this.
     "net.core.somaxconn": "4096",
     # A stream on a kept connection would start slowly again after every pause of a few hundred ms.

@@ -1,7 +1,5 @@
 """Phase 0, for every node: who it is on the LAN, and how it treats its packages, its card and its logs."""
 
-import re
-
 from pyinfra import host
 from pyinfra.api import OperationError, deploy
 from pyinfra.operations import files, server
@@ -32,11 +30,6 @@ def foundation() -> None:
         raise OperationError(f"{host.name}: {host.data.ssh_user} needs sudo without a password.")
     if machine["release"] not in RELEASES:
         raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
-
-    for name, form in (("journal_max", r"\d+[KMGT]?"), ("apt_lock_timeout", r"\d+")):
-        # Neither journald nor apt objects to nonsense: they go on with their defaults.
-        if not re.fullmatch(form, value := str(host.data.get(name))):
-            raise OperationError(f"{name} is {value!r}; it looks like {form}")
 
     static_address(
         name="Static address",

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 from pyinfra.api import DeployError
 
@@ -52,18 +53,13 @@ ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logro
 HOURLY = ConfigSet((ConfigFile("/etc/systemd/system/logrotate.timer.d/okome.conf"),), check="systemd")
 
 
-def nginx_config(
-    suite: str, node: str, data: Mapping[str, object], certificate: str | None = None
-) -> ConfigSet:
+def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: str | None = None) -> ConfigSet:
     """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's.
 
     `certificate` is the SHA-256 of the file that `tls_certificate` names, None if there is none.
     """
     version = VERSIONS[suite]
     address = ipaddress.ip_interface(f"{data['address']}/{data['lan_prefix_length']}")
-    names = data["server_names"]
-    if not isinstance(names, list):
-        raise DeployError(f"server_names is {names!r}; it has to be a list of names")
     return ConfigSet(
         files=FILES,
         check="nginx",
@@ -71,7 +67,7 @@ def nginx_config(
             "node": node,
             "lan": str(address.network),
             # Under the first name everything is cached; it is also the Host that the origin sees for assets.
-            "names": [str(address.ip), node.lower(), *names, "localhost", "127.0.0.1"],
+            "names": [str(address.ip), node.lower(), *data["server_names"], "localhost", "127.0.0.1"],
             "probe_flag": DOWN_FLAG,
             "full_flag": FULL_FLAG,
             # nginx's CHANGES: 1.23.0 joins repeated header lines, 1.25.1 has the directive `http2`.

@@ -48,14 +48,9 @@ def test_maxmemory(wanted: str, total: int, amount: int) -> None:
         ("50%", PI1, "of 0.9 GiB of RAM, Redis can have 256mb at most"),
         ("0", PI8, "does not fit"),  # to Redis that is "no limit"
         ("0%", PI8, "does not fit"),
-        ("4 gigs", PI8, 'is \'4 gigs\'; say an amount such as "4gb" or a share such as "50%"'),
-        ("b", PI8, "say an amount"),
-        ("4b", PI8, "say an amount"),
-        ("-1gb", PI8, "say an amount"),
-        ("", PI8, "say an amount"),
     ],
 )
-def test_maxmemory_that_is_none_or_does_not_fit(wanted: str, total: int, sentence: str) -> None:
+def test_maxmemory_that_does_not_fit(wanted: str, total: int, sentence: str) -> None:
     with pytest.raises(DeployError) as error:
         maxmemory(wanted, total)
     assert sentence in str(error.value)

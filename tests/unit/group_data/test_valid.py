@@ -1,0 +1,106 @@
+"""What a tunable may be, and that a value which may not is refused before anything connects."""
+
+import ast
+import runpy
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from pyinfra.api.exceptions import PyinfraError
+
+from group_data import valid
+
+ROOT = Path(__file__).parents[3]
+# How the operator gets to a node is pyinfra's to judge; these hold what the environment says.
+PYINFRAS = {"ssh_key", "ssh_known_hosts_file", "ssh_paramiko_connect_kwargs"}
+
+
+def complaint(name: str, value: Any) -> str:
+    return "".join(valid.complaints({name: value}))
+
+
+def test_the_values_that_are_there() -> None:
+    assert valid.complaints() == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "group_data").glob("[!v]*.py")), ids=lambda path: path.stem)
+def test_every_tunable_is_declared(path: Path) -> None:
+    statements = ast.parse(path.read_text()).body
+    plain = {name.id for one in statements if isinstance(one, ast.Assign) for name in one.targets
+             if isinstance(name, ast.Name)}  # fmt: skip
+    assert plain <= PYINFRAS
+    assert any(isinstance(one, ast.AnnAssign) for one in statements)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("redis_port", "x", "a whole number from 1 to 65535"),
+        ("redis_port", 0, "a whole number from 1 to 65535"),
+        ("redis_port", 65536, "a whole number from 1 to 65535"),
+        ("probe_fall", 2.5, "a whole number from 1 to 100 failures"),
+        ("probe_fall", True, "a whole number from 1 to 100 failures"),
+        ("probe_timeout_s", "soon", "a number from 0.01 to 60 s"),
+        ("probe_timeout_s", False, "a number from 0.01 to 60 s"),
+        ("fstab_hardened", 1, "True or False"),
+        ("address", "192.168.86.999", "an IPv4 address"),
+        ("address", "192.168.86.19/24", "an IPv4 address"),
+        ("orchestrator", "192.168.86.25", "an IPv4 address and a port, such as 127.0.0.1:80"),
+        ("orchestrator", "192.168.86.25:0", "an IPv4 address and a port, such as 127.0.0.1:80"),
+        ("orchestrator", "gpu:8000", "an IPv4 address and a port, such as 127.0.0.1:80"),
+        ("lan_dns", "192.168.86.1", "a list, each an IPv4 address"),
+        ("lan_dns", ["192.168.86.1", "dns"], "a list, each an IPv4 address"),
+        ("journal_max", "lots", "an amount such as 64M"),
+        ("journal_max", "64M\n", "an amount such as 64M"),
+        ("redis_maxmemory", "4 gigs", 'an amount such as "4gb" or a share such as "50%"'),
+        ("redis_maxmemory", "4b", 'an amount such as "4gb" or a share such as "50%"'),
+        ("redis_maxmemory", "", 'an amount such as "4gb" or a share such as "50%"'),
+        ("redis_maxmemory", "-1gb", 'an amount such as "4gb" or a share such as "50%"'),
+        ("static_prefixes", ["/a.css"], "a list, each a path such as /assets/"),
+        ("server_names", ["a;b"], "a list, each a host's name"),
+        ("tls_certificate", "/etc/ssl/x.crt", "an absolute path that ends in .pem, or empty"),
+        ("sysctl_settings", {"vm.swappiness": 1}, "a table, each a key such as vm.swappiness: a text"),
+        ("sysctl_settings", {"swap; rm": "1"}, "a table, each a key such as vm.swappiness: a text"),
+    ],
+)
+def test_what_is_not_valid(name: str, value: Any, allowed: str) -> None:
+    assert complaint(name, value) == f"{name} is {value!r}; it has to be {allowed}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("redis_port", 1),
+        ("redis_port", 65535),
+        ("probe_timeout_s", 1),
+        ("redis_maxmemory", "50%"),
+        ("redis_maxmemory", "4GB"),
+        ("redis_maxmemory", "1073741824"),
+        ("orchestrator", "10.77.0.25:65535"),
+        ("lan_dns", []),
+        ("tls_certificate", ""),
+        ("tls_certificate", "/etc/ssl/okome.pem"),
+        ("nobody_declared_this", object()),
+    ],
+)
+def test_what_is_valid(name: str, value: Any) -> None:
+    assert complaint(name, value) == ""
+
+
+def pyinfra_reads(*data: str) -> None:
+    """config.py, as pyinfra executes it for a command line with this --data."""
+    context = click.Context(click.Command("pyinfra"))
+    context.params = {"data": data, "operations": ("deploys/site.py",)}
+    with context:
+        runpy.run_path(str(ROOT / "config.py"))
+
+
+def test_the_command_line_is_checked_before_anything_connects() -> None:
+    pyinfra_reads("redis_port=6380", "redis_maxmemory=50%", "ssh_port=22")
+    with pytest.raises(PyinfraError) as error:
+        pyinfra_reads("redis_port=many", "probe_fall=0")
+    assert str(error.value) == (
+        "redis_port is 'many'; it has to be a whole number from 1 to 65535."
+        " probe_fall is 0; it has to be a whole number from 1 to 100 failures."
+    )
