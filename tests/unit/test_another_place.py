@@ -54,7 +54,7 @@ def test_another_network(copy: Copy) -> None:
 
 
 def test_a_small_network(copy: Copy) -> None:
-    copy.edit("group_data/all.py", "lan_prefix_length = 24", "lan_prefix_length = 27")
+    copy.edit("group_data/all.py", '"bits")] = 24', '"bits")] = 27')
     assert (
         "192.168.86.0/27 [('192.168.86.16', '192.168.86.18'), ('192.168.86.21', '192.168.86.24')]"
         in copy.python("-c", WHERE)
