@@ -36,6 +36,7 @@ from lab import LabError, machine
 from lab.node import Node
 from lab.operator import as_caller, deploy, environment, hand_over, home
 from operations.primitives.address import MANAGED
+from operations.primitives.kept_aside import REPLACED
 from operations.primitives.secret import load
 from operations.services.redis import maxmemory, sha256
 
@@ -117,6 +118,7 @@ def host_variables() -> dict[str, Any]:
         **given,
         "address": address(),
         "managed": MANAGED,
+        "replaced": REPLACED,
         "maxmemory": maxmemory(backends.redis_maxmemory, memory),
         "okome_sha256": sha256(secrets["redis_okome"]),
         "exporter_sha256": sha256(secrets["redis_exporter"]),

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pyinfra.api import DeployError
 
 from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.primitives.kept_aside import REPLACED
 
 SERVICE = ConfigSet(
     files=(
-        ConfigFile("/usr/local/lib/okome/redis-prepare", mode="755"),
+        ConfigFile("/usr/local/lib/okome/redis_prepare.py", mode="755"),
+        ConfigFile("/usr/local/lib/okome/redis-prepare", absent=True),  # what it was called
         ConfigFile("/usr/local/sbin/redis-admin", mode="755"),
         ConfigFile("/etc/systemd/system/redis-server.service.d/okome.conf"),
     ),
     check="systemd",
+    values={"replaced": REPLACED},
 )
 # maxmemory counts data and client buffers, not what the allocator loses to fragmentation. Redis calls a ratio
 # above 1.5 bad (INFO memory, mem_fragmentation_ratio), and Debian's build, with the system's jemalloc, can't

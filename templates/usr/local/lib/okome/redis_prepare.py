@@ -1,0 +1,1 @@
+../../../../../node/redis_prepare.py
