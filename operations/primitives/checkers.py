@@ -23,7 +23,7 @@ CHECKERS = {
                 --daemonize no --supervised no --pidfile "" --logfile "" >log 2>&1 &
             server=$! tries=0
             trap "kill -9 $server 2>/dev/null; rm -rf \"$scratch\"" EXIT
-            while kill -0 $server 2>/dev/null && [ $((tries += 1)) -le 200 ]; do
+            while kill -0 $server 2>/dev/null && [ $((tries += 1)) -le 600 ]; do
                 case $(timeout 5 redis-cli -s s ping 2>&1) in PONG | NOAUTH*) exit 0 ;; esac
                 sleep 0.05
             done

@@ -5,6 +5,7 @@ import os
 import pwd
 import runpy
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -149,6 +150,11 @@ def prepare(etc: Path) -> None:
         assert redis_prepare.main(etc / "replaced") == 0
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def server(etc: Path) -> Iterator[Path]:
     """The real server with our files; its socket."""
@@ -162,8 +168,8 @@ def server(etc: Path) -> Iterator[Path]:
             stdout=log,
         )
     try:
-        deadline = time.monotonic() + 20
-        while not (etc / "s").exists():
+        deadline = time.monotonic() + 60
+        while not listens(etc / "s"):
             assert process.poll() is None, (etc / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -173,9 +179,9 @@ def server(etc: Path) -> Iterator[Path]:
         process.wait(timeout=20)
 
 
-def client(socket: Path, user: str | None = None, password: str = "") -> redis.Redis:
+def client(path: Path, user: str | None = None, password: str = "") -> redis.Redis:
     return redis.Redis(
-        unix_socket_path=str(socket),
+        unix_socket_path=str(path),
         username=user,
         password=password or None,
         protocol=2,
