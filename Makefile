@@ -10,7 +10,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP) env PYTHOND
 # Where nodes can be booted: on Linux, as root or with sudo.
 LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 
-.PHONY: help setup tools demo test lint validate secrets bench down lock
+.PHONY: help setup tools demo test test-unit fresh lint validate secrets bench down lock
 
 help: ## this table
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,14 +30,24 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 	@ln -sf ../../console/okome .venv/bin/okome
 	@touch $@
 
+# The tests start a Redis of their own. That of the package is neither to run now nor after the next boot.
+define NOT_STARTED
+set -e; policy=/usr/sbin/policy-rc.d
+command -v redis-server >/dev/null || new=yes
+test -e $$policy || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }
+"$$@"
+test -z "$$new" || ! command -v systemctl >/dev/null || systemctl -q disable redis-server 2>/dev/null
+endef
+export NOT_STARTED
+
 tools: setup # the Debian packages that the lab and the tests call
 ifneq ($(LAB),)
 	@missing=$$($(PY) -m lab packages); \
-	command -v redis-check-rdb >/dev/null || missing="$$missing redis-tools"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	  $(SUDO) sh -c "$$NOT_STARTED" sh env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
 	fi
 endif
 
@@ -45,9 +55,19 @@ demo: tools ## boot bare nodes in the lab, make them the tier, again, verify (ro
 	@test -z "$(SUDO)" || echo "demo: sudo, for namespaces and mounts"
 	@$(SUDO) $(PY) -m lab.demo
 
-test: lint tools ## lint and all tests; those that boot nodes take root, and are left out where the lab can't run
-	@test -z "$(LAB)" -o -z "$(SUDO)" || { echo "test: sudo, for the nodes of the lab"; sudo --validate; }
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+# Where the lab can run, all tests do, and as root. Its nodes wait more than they compute: WORKERS labs on two cores.
+PYTEST := $(if $(LAB),$(SUDO)) $(PY) -m pytest -p no:cacheprovider --dist loadfile
+WORKERS := 4
+
+test: lint tools ## lint and all tests; those on nodes are left out where the lab can't run
+	@test -z "$(LAB)" -o -z "$(SUDO)" || echo "test: sudo, for the nodes of the lab"
+	@$(PYTEST) --numprocesses $(WORKERS) --no-loadscope-reorder
+
+test-unit: tools ## those tests that need no node, in about two minutes
+	@$(PYTEST) --numprocesses 2 tests/unit
+
+fresh: tools ## the same two commands on a bare Debian 12 and 13, built for it (SUITE=bookworm for one)
+	@$(SUDO) $(PY) -m lab.fresh $(if $(SUITE),--suite $(SUITE))
 
 lint: setup tools ## ruff, strict mypy; nginx and gixy on the rendered configuration
 	@.venv/bin/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import LabError, machine
@@ -55,30 +56,29 @@ def _build(suite: str, tree: Path) -> None:
     partial = tree.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     print(f"lab: building the {suite} base tree (a minute or two, once)", file=sys.stderr, flush=True)
-    log = tree.with_suffix(".log")
-    command = [
-        "mmdebstrap",
-        "--quiet",
-        "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
-        '--aptopt=Acquire::Retries "3"',
-        suite,
-        str(partial),
-    ]
     try:
-        with log.open("w") as output:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=1200, check=False
-            )
-        if done.returncode != 0:
-            tail = " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
-            raise LabError(f"mmdebstrap could not build the {suite} base tree: {tail} (all of it: {log})")
+        bootstrap(suite, PACKAGES, partial, tree.with_suffix(".log"))
         for stale in tree.parent.glob(f"{suite}-*"):
             if stale.is_dir() and stale != partial and not _in_use(stale):
                 shutil.rmtree(stale)
         partial.rename(tree)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def bootstrap(suite: str, packages: Sequence[str], tree: Path, log: Path) -> None:
+    """A minimal Debian with these packages, in a new folder. LabError with mmdebstrap's last words, all in `log`."""
+    command = [
+        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"),
+        *('--aptopt=Acquire::Retries "3"', suite, str(tree)),
+    ]
+    with log.open("w") as output:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=1200, check=False
+        )
+    if done.returncode != 0:
+        tail = " / ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
+        raise LabError(f"mmdebstrap could not build a {suite} tree: {tail} (all of it: {log})")
 
 
 def _in_use(tree: Path) -> bool:
