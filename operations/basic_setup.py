@@ -5,12 +5,10 @@ from dataclasses import replace
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.facts.files import Sha256File
-from pyinfra.operations import server
 
 from facts.machine import Machine
 from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
-from facts.units import APPLIED
 from operations.primitives.config_set import ConfigFile, config_set, host_data
 from operations.primitives.kept_aside import kept_aside
 from operations.primitives.packages import packages
@@ -41,6 +39,7 @@ def frontend() -> None:
     found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
     old, aside = nginx.giving_way(found, configuration, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)
+    configuration = replace(configuration, files=configuration.files + gone)
 
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
     config_set(name="nginx service", config=nginx.SERVICE)
@@ -50,10 +49,7 @@ def frontend() -> None:
     config_set(name="Log sizes are looked at every hour", config=nginx.HOURLY)
     unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=nginx.HOURLY)
     kept_aside(name="Copies of what gives way", paths=old + aside)
-    if old:
-        # nginx may run with what is removed now: before that goes, the mark that nginx was told goes.
-        server.shell(name="nginx is to be told", commands=[f"rm -f {APPLIED}/nginx.service.reload"])
-    config_set(name="nginx configuration", config=replace(configuration, files=configuration.files + gone))
+    config_set(name="nginx configuration", config=configuration)
     unit(
         name="nginx runs",
         unit="nginx",

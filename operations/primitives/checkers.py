@@ -1,5 +1,7 @@
 """How the services themselves judge their configuration: one shell command each."""
 
+# How long a checker may take, when its set lands and when a unit is about to be told of it.
+CHECK_SECONDS = 60
 # A checker is a shell command that gets the paths of the set as its arguments. It is run as root with the new
 # files in place, and refuses them by a non-zero exit and whatever it prints.
 CHECKERS = {

@@ -13,11 +13,12 @@ from pyinfra import host
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
 from facts.files import FilesState, FileStates
-from operations.primitives.checkers import CHECKERS
+from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = REPOSITORY / "templates"
 TRANSACTION = REPOSITORY / "node/transaction.py"
+FORMER = "/var/lib/okome/former"  # where transaction.py keeps what a unit runs with
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class ConfigFile:
 @dataclass(frozen=True)
 class ConfigSet:
     """Files that only make sense together. `check` names a checker; `values` are template variables besides
-    the host's data, and win over it. They may be secret, so they are in no repr."""
+    the host's data, and win over it. They may be secret, so they are in no repr. `revertible`: what stood there
+    is kept until the unit that runs with the set has been told and does its work, and comes back if it does not."""
 
     files: tuple[ConfigFile, ...]
     check: str | None = None
     values: Mapping[str, object] = field(default_factory=dict, repr=False)
+    revertible: bool = False
 
     def __post_init__(self) -> None:
         if self.check is not None and self.check not in CHECKERS:
@@ -90,12 +93,15 @@ def rendered(
 
 
 def digest(config: ConfigSet, contents: Mapping[str, bytes | None]) -> str:
-    """SHA-256 over everything that the set puts on a node: paths, owners, modes and contents."""
+    """SHA-256 over everything that the set puts on a node: paths, owners, modes and contents.
+
+    Not what is to be absent: where it is, the transaction that removes it makes its unit be told.
+    """
     total = hashlib.sha256()
     for file in config.files:
-        content = contents[file.path]
-        what = "absent" if content is None else hashlib.sha256(content).hexdigest()
-        total.update(f"{file.path} {file.owner} {file.group} {int(file.mode, 8):o} {what}\n".encode())
+        if (content := contents[file.path]) is not None:
+            what = hashlib.sha256(content).hexdigest()
+            total.update(f"{file.path} {file.owner} {file.group} {int(file.mode, 8):o} {what}\n".encode())
     return total.hexdigest()
 
 
@@ -123,10 +129,21 @@ def differing(
     return tuple(different)
 
 
+def _program(request: Mapping[str, object]) -> str:
+    """The program for the node: transaction.py and the call of its `main` with the request."""
+    request = {**request, "check_seconds": CHECK_SECONDS}
+    return f"{TRANSACTION.read_text()}\nsys.exit(main({json.dumps(request)!r}))\n"
+
+
+def restoration(paths: tuple[str, ...]) -> str:
+    """The program that brings back what stood at `paths` when the unit that runs with them was last told."""
+    return _program({"paths": paths})
+
+
 def transaction(
     config: ConfigSet, contents: Mapping[str, bytes | None], files: tuple[ConfigFile, ...]
 ) -> str:
-    """The program for the node: transaction.py and the call of its `main` with the request."""
+    """The program that puts `files` of the set in place."""
     request = {
         "files": [
             {
@@ -142,8 +159,9 @@ def transaction(
         ],
         "paths": config.paths,
         "check": CHECKERS[config.check] if config.check else None,
+        "keep": config.revertible,
     }
-    return f"{TRANSACTION.read_text()}\nsys.exit(main({json.dumps(request)!r}))\n"
+    return _program(request)
 
 
 def host_data() -> dict[str, object]:

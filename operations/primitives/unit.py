@@ -1,7 +1,11 @@
-"""A systemd unit: whether it runs, starts at boot, and has been told of the configuration that is there."""
+"""A systemd unit: whether it runs, starts at boot, and has been told of the configuration that is there.
+
+What has to be done is decided by `steps`, from what systemd and the stamps say; the operation only renders it.
+"""
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, OperationError, QuoteString, StringCommand, operation
@@ -10,35 +14,68 @@ from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
 from facts.units import APPLIED, UnitState, UnitStates
-from operations.primitives.checkers import CHECKERS
-from operations.primitives.config_set import ConfigSet, digest, host_data, rendered
+from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
+from operations.primitives.config_set import FORMER, ConfigSet, digest, host_data, rendered, restoration
 
 KINDS = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".automount", ".slice", ".swap")
 
-# Not "is it active now" but "is the same start of it still active two seconds later". A start that fails may
-# be tried again by Restart=, as with an address that is late. Unit $1 is told to do $2, within $3 seconds.
+# Unit $1 is told to do $2, which may take $3 seconds. It is up when the same start of it is up two seconds later, and
+# is given up when three starts have failed: Restart= may try for ever. Then it has $5 seconds until the shell command
+# $4 succeeds. If it fails, the program on stdin brings back the files that it ran with before, and it is told again.
 TELL = r"""
-start() { systemctl show -p ActiveState -p InvocationID -- "$1" | tr '\n' ' '; }
-until=$(($(date +%s) + $3))
-timeout "$3" systemctl --no-ask-password "$2" -- "$1"
-while :; do
-    first=$(start "$1")
-    case $first in
-        *ActiveState=active\ *) sleep 2; [ "$first" = "$(start "$1")" ] && exit 0 ;;
-        *ActiveState=failed\ * | *ActiveState=inactive\ *) break ;;
+exec 3<&0 </dev/null
+trap '' HUP PIPE
+now() { read -r up rest </proc/uptime; echo "${up%.*}"; }
+start() { systemctl show -p ActiveState,InvocationID,Job,NRestarts -- "$1" | tr '\n' ' '; }
+tell() {
+    until=$(($(now) + $3))
+    systemctl -q reset-failed -- "$1" 2>/dev/null
+    case $2 in
+        restart) systemctl --no-ask-password --no-block restart -- "$1" || return 1 ;;
+        *) timeout "$3" systemctl --no-ask-password "$2" -- "$1" || return 1 ;;
     esac
-    [ "$(date +%s)" -lt "$until" ] || break
-    sleep 1
-done
-echo "$1 did not stay up after a $2; its last words:" >&2
-timeout 10 journalctl -q --no-pager -o cat -n 20 -u "$1" >&2
+    while :; do
+        said=$(start "$1")
+        case $said in
+            *Job=[1-9]*) ;;
+            *ActiveState=active\ *) sleep 2; [ "$said" = "$(start "$1")" ] && return 0 ;;
+            *ActiveState=failed\ * | *ActiveState=inactive\ *) return 1 ;;
+        esac
+        case $said in *NRestarts=[3-9]\ * | *NRestarts=[1-9][0-9]*) return 1 ;; esac
+        [ "$(now)" -lt "$until" ] || return 1
+        sleep 1
+    done
+}
+proved() {
+    until=$(($(now) + $5))
+    until said=$(timeout 10 sh -c "$4" 2>&1); do
+        [ "$(now)" -lt "$until" ] || return 1
+        sleep 1
+    done
+}
+if ! tell "$@"; then
+    echo "$1 did not stay up after a $2; its last words:"
+    timeout 10 journalctl -q --no-pager -o cat -n 20 -u "$1"
+elif ! proved "$@"; then
+    printf '%s is up after a %s and does not do its work: %s\n' "$1" "$2" "$said"
+else
+    exit 0
+fi >&2
+former=$(python3 -I - <&3) || exit 1
+[ "$former" ] || exit 1
+systemctl daemon-reload
+if tell "$1" "$2" "$3"; then echo "$1 runs again with what it had before:"; else
+    echo "what $1 had before is back, and it does not run with that either:"; fi >&2
+printf '%s\n' "$former" >&2
 exit 1
 """
 
 # The first line is the digest, the others are the files it covers: transaction.py removes the stamp when it
-# changes one of them. Renamed into place, so a stamp is whole or absent.
+# changes one of them. Renamed into place, so a stamp is whole or absent. $2: where what stood at these files is kept
+# until now.
 STAMP = r"""
-mkdir -p "${1%/*}" && stamp=$1 && shift && printf '%s\n' "$@" > "$stamp.new" && mv "$stamp.new" "$stamp"
+mkdir -p "${1%/*}" && stamp=$1 former=$2 && shift 2 && printf '%s\n' "$@" > "$stamp.new" && mv "$stamp.new" "$stamp" &&
+shift && for path; do rm -f "$former/files$path" "$former/none$path"; done
 """
 
 # The question $1 is asked until it has nothing to say, ten times in ten seconds; then what it said is printed.
@@ -53,22 +90,54 @@ printf '%s\n' "$said"
 ConfigSets = ConfigSet | tuple[ConfigSet, ...]
 
 
+@dataclass(frozen=True)
+class Check:
+    """Let the set's checker see it once more: a run may have died since it landed."""
+
+    config: ConfigSet
+
+
+@dataclass(frozen=True)
+class Systemctl:
+    """`systemctl VERB` of the unit; `daemon-reload` is of all."""
+
+    verb: str
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Restart or reload; when the unit does not do its work then, what is kept of `revertible` comes back."""
+
+    action: str
+    revertible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Note on the node that the unit has been told, by this action, of files with this digest."""
+
+    action: str
+    digest: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unless:
+    """`then`, or `otherwise` if a restart would do harm now."""
+
+    busy: str
+    then: tuple["Tell | Stamp", ...]
+    otherwise: tuple["Tell | Stamp", ...]
+
+
+Step = Check | Systemctl | Tell | Stamp | Unless
+
+
 def canonical(name: str) -> str:
     return name if name.endswith(KINDS) else f"{name}.service"
 
 
-def shell(text: str, *words: str) -> StringCommand:
-    return StringCommand("sh", "-c", QuoteString(text), "sh", *(QuoteString(word) for word in words))
-
-
-def _check(config: ConfigSet) -> StringCommand:
-    paths = (QuoteString(path) for path in config.paths)
-    return StringCommand(
-        "timeout", "60", "sh", "-c", QuoteString(CHECKERS[str(config.check)]), "check", *paths
-    )
-
-
-def due(state: UnitState, wanted: dict[str, str]) -> str | None:
+def due(state: UnitState, wanted: Mapping[str, str]) -> str | None:
     """What a running unit has to be told: "restart", "reload" or nothing. `wanted`: action → digest."""
     for action in ("restart", "reload"):
         if action in wanted and state.stamps.get(action) != wanted[action]:
@@ -91,32 +160,105 @@ def boot_command(state: UnitState, enabled: bool | None) -> str | None:
 
 
 def _tell(
-    name: str, action: str, patience: int, stamps: Mapping[str, tuple[str, ...]]
-) -> list[StringCommand]:
-    """The commands of one action; `stamps`: which of them ("restart", "reload") it stands for → digest, paths."""
-    return [
-        shell(TELL, name, action, str(patience)),
-        *(shell(STAMP, f"{APPLIED}/{name}.{key}", *words) for key, words in stamps.items()),
-    ]
+    action: str, keys: Iterable[str], sets: Mapping[str, tuple[ConfigSet, ...]], wanted: Mapping[str, str]
+) -> tuple[Tell | Stamp, ...]:
+    """One action, and the stamps it stands for: a restart tells a unit of what a reload would, too."""
+    told = tuple(keys)
+    revertible = tuple(path for key in told for one in sets[key] if one.revertible for path in one.paths)
+    stamps = (Stamp(key, wanted[key], tuple(path for one in sets[key] for path in one.paths)) for key in told)
+    return (Tell(action, revertible), *stamps)
 
 
-def _restart_or_spare(
+def steps(
+    state: UnitState,
+    sets: Mapping[str, tuple[ConfigSet, ...]],
+    wanted: Mapping[str, str],
+    *,
+    running: bool | None = True,
+    enabled: bool | None = True,
+    masked: bool = False,
+    busy: str | None = None,
+) -> tuple[Step, ...]:
+    """What is to be done to a unit, in this order; nothing if it is as it should be.
+
+    `sets` and `wanted`: action ("restart", "reload") → the sets that ask for it, and their digest; the rest is as
+    `unit` has it.
+    """
+    if masked:
+        stopped = state.active not in ("active", "activating", "reloading")
+        # A unit that is not installed can be masked, and then it never starts when it is.
+        return () if state.load == "masked" and stopped else (Systemctl("mask --now"),)
+
+    action = due(state, wanted) if state.active == "active" else "start"
+    told = ("reload",) if action == "reload" else tuple(wanted) if action and running else ()
+    applied = [one for key in told for one in sets[key]]
+
+    found: list[Step] = [Check(one) for one in applied if one.check]
+    if state.load == "masked":
+        found.append(Systemctl("unmask"))
+    # systemd itself does not notice the first drop-in of a unit: NeedDaemonReload stays "no".
+    of_systemd = any(path.startswith("/etc/systemd/system/") for one in applied for path in one.paths)
+    if state.need_daemon_reload or of_systemd:
+        found.append(Systemctl("daemon-reload"))
+    if at_boot := boot_command(state, enabled):
+        found.append(Systemctl(at_boot))
+    if running and action == "reload":
+        found += _tell("reload", told, sets, wanted)
+    elif running and action == "restart" and busy:
+        reload_due = "reload" in wanted and state.stamps.get("reload") != wanted["reload"]
+        instead = _tell("reload", ("reload",), sets, wanted) if reload_due else ()
+        found.append(Unless(busy, _tell("restart", told, sets, wanted), instead))
+    elif running and action:
+        # "restart" for a start too: it also ends a unit that is just about to try again with what was there.
+        found += _tell("restart", told, sets, wanted)
+    elif running is False and state.active not in ("inactive", "failed"):
+        found.append(Systemctl("stop"))
+    return tuple(found)
+
+
+def shell(text: str, *words: str, stdin: str | None = None) -> StringCommand:
+    quoted = (QuoteString(word) for word in words)
+    program = StringCommand("sh", "-c", QuoteString(text), "sh", *quoted)
+    return StringCommand(program, _stdin=stdin) if stdin else program
+
+
+def commands(
+    name: str, step: Check | Systemctl | Tell | Stamp, patience: int, proof: str, proof_seconds: int
+) -> StringCommand:
+    """The command of one step for the unit `name`."""
+    match step:
+        case Check(config):
+            paths = (QuoteString(path) for path in config.paths)
+            text = QuoteString(CHECKERS[str(config.check)])
+            return StringCommand("timeout", str(CHECK_SECONDS), "sh", "-c", text, "check", *paths)
+        case Systemctl("daemon-reload"):
+            return StringCommand("systemctl", "daemon-reload")
+        case Systemctl(verb):
+            return StringCommand("systemctl", verb, "--", QuoteString(name))
+        case Tell(action, revertible):
+            program = restoration(revertible) if revertible else None
+            return shell(TELL, name, action, str(patience), proof, str(proof_seconds), stdin=program)
+        case Stamp(action, of, paths):
+            return shell(STAMP, f"{APPLIED}/{name}.{action}", FORMER, of, *paths)
+
+
+def _run_unless(
     state: State,
     host: Host,
     name: str,
     busy: str,
-    restart: list[StringCommand],
-    instead: list[StringCommand],
+    then: list[StringCommand],
+    otherwise: list[StringCommand],
 ) -> bool:
-    """Run the commands of `restart`, or say why not and run those of `instead`."""
+    """Run the commands of `then`, or say why not and run those of `otherwise`."""
     _, answer = host.run_shell_command(shell(QUIET, busy), _sudo=True)
     if answer.stdout:
         logger.warning(
             f"{host.print_prefix}{name} is not restarted now, {answer.stdout}: what takes a restart waits for"
             " the next deploy, or the next restart"
         )
-    for command in instead if answer.stdout else restart:
-        done, said = host.run_shell_command(command, _sudo=True)
+    for command in otherwise if answer.stdout else then:
+        done, said = host.run_shell_command(command, _sudo=True, **command.connector_arguments)
         if not done:
             print_host_combined_output(host, said)
             return False
@@ -133,6 +275,8 @@ def unit(
     masked: bool = False,
     busy: str | None = None,
     patience: int = 120,
+    proof: str = "true",
+    proof_seconds: int = 10,
 ) -> Generator[StringCommand | FunctionCommand, None, None]:
     """
     Bring a systemd unit to a state, and tell it of its configuration when that is not what it runs with.
@@ -146,6 +290,12 @@ def unit(
     + busy: a shell command that says in a few words what a restart would harm now, or nothing. Then the unit is
       reloaded at most, the operator is told, and the restart is left to the next deploy
     + patience: seconds that a start, restart or reload may take
+    + proof: a shell command that succeeds when the unit does its work, and says what is wrong if not. Asked after
+      a start, restart or reload
+    + proof_seconds: how long that may take
+
+    A unit that does not come up, or is not proved, gets back what it ran with before, as far as the sets are
+    `revertible`, and the operation fails.
 
     What it was last told is kept on the node, so a run that dies between the change and the restart is made
     good by the next. The sets are checked again before that.
@@ -159,56 +309,23 @@ def unit(
     asked = canonical(unit)
     state: UnitState = host.get_fact(UnitStates, units=(asked,))[asked]
     name = state.id
-    if masked:
-        if state.load == "masked" and state.active not in ("active", "activating", "reloading"):
-            host.noop(f"{name} is masked")
-            return
-        # A unit that is not installed can be masked, and then it never starts when it is.
-        yield StringCommand("systemctl", "mask", "--now", "--", QuoteString(name))
-        return
-
-    sets = {
-        action: (given,) if isinstance(given, ConfigSet) else given
-        for action, given in (("restart", restarted_if), ("reload", reloaded_if))
-    }
-    wanted = {
-        action: hashlib.sha256(
-            "".join(digest(one, rendered(one, host_data())) for one in given).encode()
-        ).hexdigest()
-        for action, given in sets.items()
-        if given
-    }
-    if wanted and not running:
+    given = {"restart": restarted_if, "reload": reloaded_if}
+    sets = {key: (one,) if isinstance(one, ConfigSet) else one for key, one in given.items() if one}
+    if sets and (masked or not running):
         raise OperationError(f"{name}: only a unit that should run can be restarted or reloaded")
-
-    action = due(state, wanted) if state.active == "active" else "start"
-    told = ["reload"] if action == "reload" else list(wanted) if action and running else []
-    applied = [one for key in told for one in sets[key]]
-    paths = [path for one in applied for path in one.paths]
-
-    commands: list[StringCommand | FunctionCommand] = [_check(one) for one in applied if one.check]
-    if state.load == "masked":
-        commands.append(StringCommand("systemctl", "unmask", "--", QuoteString(name)))
-    # systemd itself does not notice the first drop-in of a unit: NeedDaemonReload stays "no".
-    if state.need_daemon_reload or any(path.startswith("/etc/systemd/system/") for path in paths):
-        commands.append(StringCommand("systemctl", "daemon-reload"))
-    at_boot = boot_command(state, enabled)
-    if at_boot:
-        commands.append(StringCommand("systemctl", at_boot, "--", QuoteString(name)))
-    if running and action:
-        stamps = {key: (wanted[key], *(path for one in sets[key] for path in one.paths)) for key in told}
-        # "restart" for a start too: it also ends a unit that is just about to try again with what was there.
-        tell = _tell(name, "reload" if action == "reload" else "restart", patience, stamps)
-        if action == "restart" and busy:
-            reloaded = {key: words for key, words in stamps.items() if key == "reload"}
-            is_due = "reload" in wanted and due(state, {"reload": wanted["reload"]})
-            instead = _tell(name, "reload", patience, reloaded) if is_due else []
-            commands.append(FunctionCommand(_restart_or_spare, (name, busy, tell, instead), {}))
+    wanted = {
+        key: hashlib.sha256(
+            "".join(digest(one, rendered(one, host_data())) for one in of).encode()
+        ).hexdigest()
+        for key, of in sets.items()
+    }
+    found = steps(state, sets, wanted, running=running, enabled=enabled, masked=masked, busy=busy)
+    if not found:
+        host.noop(f"{name} is {'masked' if masked else 'as it should be'}")
+    more = (patience, proof, proof_seconds)
+    for step in found:
+        if isinstance(step, Unless):
+            ways = ([commands(name, one, *more) for one in way] for way in (step.then, step.otherwise))
+            yield FunctionCommand(_run_unless, (name, step.busy, *ways), {})
         else:
-            commands.extend(tell)
-    elif running is False and state.active not in ("inactive", "failed"):
-        commands.append(StringCommand("systemctl", "stop", "--", QuoteString(name)))
-
-    if not commands:
-        host.noop(f"{name} is as it should be")
-    yield from commands
+            yield commands(name, step, *more)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from node import transaction
-from operations.primitives.config_set import TRANSACTION
+from operations.primitives.config_set import FORMER, TRANSACTION
 
 ME = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 
@@ -23,7 +23,9 @@ def program(state: Path) -> str:
     return TRANSACTION.read_text().replace('STATE = "/var/lib/okome"', f'STATE = "{state}"')
 
 
-def request(files: dict[Path, tuple[str, str] | None], check: str | None = None) -> dict[str, Any]:
+def request(
+    files: dict[Path, tuple[str, str] | None], check: str | None = None, *, keep: bool = False
+) -> dict[str, Any]:
     """path → (content, mode), or None for a file to be removed."""
     return {
         "files": [
@@ -37,6 +39,8 @@ def request(files: dict[Path, tuple[str, str] | None], check: str | None = None)
         ],
         "paths": [str(path) for path in files],
         "check": check,
+        "check_seconds": 60,
+        "keep": keep,
     }
 
 
@@ -123,8 +127,8 @@ def test_a_refusal_puts_everything_back_and_says_why(node: Path) -> None:
 
 def test_a_checker_that_hangs_is_a_refusal(node: Path) -> None:
     before = snapshot(node / "etc")
-    source = program(node / "state").replace("CHECK_SECONDS = 60", "CHECK_SECONDS = 1")
-    answer = run(node / "state", request(wanted(node), "sleep 500 & sleep 500"), source)
+    ask = request(wanted(node), "sleep 500 & sleep 500") | {"check_seconds": 1}
+    answer = run(node / "state", ask)
     assert answer.returncode == 1
     assert "no verdict within 1 s" in answer.stderr
     assert snapshot(node / "etc") == before
@@ -249,3 +253,73 @@ def test_a_unit_is_told_again_of_files_that_changed_and_of_no_others(node: Path)
     (applied / "b.service.restart").write_text(f"digest\n{node}/etc/untouched.conf\n")
     assert run(node / "state", request(wanted(node))).returncode == 0
     assert {path.name for path in applied.iterdir()} == {"b.service.restart"}
+
+
+def test_whoever_runs_with_one_file_of_a_set_is_told_again_when_another_one_goes(node: Path) -> None:
+    """What is removed may never have been ours, and is in no stamp then."""
+    applied = node / "state/applied"
+    applied.mkdir(parents=True)
+    (applied / "a.service.reload").write_text(f"digest\n{node}/etc/kept.conf\n")
+    ask = request({node / "etc/leftover.conf": None})
+    ask["paths"].append(str(node / "etc/kept.conf"))
+    assert run(node / "state", ask).returncode == 0
+    assert not list(applied.iterdir())
+
+
+def restoration(*paths: Path) -> dict[str, Any]:
+    return {"paths": [str(path) for path in paths], "check_seconds": 60}
+
+
+def test_what_a_unit_ran_with_comes_back_whole_and_a_later_change_does_not_count(node: Path) -> None:
+    etc, state = node / "etc", node / "state"
+    before = snapshot(etc)
+    assert run(state, request(wanted(node), keep=True)).returncode == 0
+    assert run(state, request({etc / "kept.conf": ("newer\n", "644")}, keep=True)).returncode == 0
+    assert (state / "former").stat().st_mode & 0o777 == 0o700
+    stamp = state / "applied/x.service.reload"
+    stamp.parent.mkdir()
+    stamp.write_text(f"digest\n{etc}/kept.conf\n")
+
+    back = run(state, restoration(*wanted(node)))
+    assert (back.returncode, back.stderr) == (0, "")
+    assert back.stdout.splitlines() == [str(path) for path in wanted(node)]
+    assert snapshot(etc) == before
+    assert not stamp.exists()
+
+    (etc / "kept.conf").write_text("by hand\n")
+    again = run(state, restoration(*wanted(node)))
+    assert (again.returncode, again.stdout) == (0, "")
+    assert (etc / "kept.conf").read_text() == "by hand\n"
+
+
+def test_who_ends_the_keeping_knows_where_it_is() -> None:
+    kept, _ = transaction.former(Path(transaction.STATE), "/etc/a")
+    assert str(kept) == f"{FORMER}/files/etc/a"
+
+
+def test_only_what_is_asked_for_is_kept(node: Path) -> None:
+    assert run(node / "state", request(wanted(node))).returncode == 0
+    assert run(node / "state", restoration(*wanted(node))).stdout == ""
+    refused = request({node / "etc/kept.conf": ("bad\n", "644")}, "false", keep=True)
+    assert run(node / "state", refused).returncode == 1
+    assert run(node / "state", restoration(node / "etc/kept.conf")).stdout == ""
+
+
+def test_wherever_a_restoration_dies_the_next_one_ends_it(tmp_path: Path) -> None:
+    step, died = 0, True
+    while died:
+        step += 1
+        node = tmp_path / str(step)
+        (node / "etc").mkdir(parents=True)
+        (node / "etc/kept.conf").write_text("old\n")
+        before = snapshot(node / "etc")
+        paths: dict[Path, tuple[str, str] | None] = {
+            node / "etc/kept.conf": ("new\n", "600"),
+            node / "etc/fresh.conf": ("fresh\n", "644"),
+        }
+        assert not die_at(10_000, node / "state", request(paths, keep=True))
+        died = die_at(step, node / "state", restoration(*paths))
+        assert not die_at(10_000, node / "state", restoration(*paths))
+        assert snapshot(node / "etc") == before
+        assert not [path for path in (node / "state/former").rglob("*") if not path.is_dir()]
+    assert step > 20

@@ -129,6 +129,9 @@ def test_a_leftover_counts() -> None:
 def test_the_digest_covers_everything_that_lands() -> None:
     again = ConfigSet(files=(replace(FILE, mode="644"), SET.files[1]))
     assert digest(again, CONTENTS) == digest(SET, CONTENTS)
+    assert digest(ConfigSet(files=(FILE,)), CONTENTS) == digest(
+        SET, CONTENTS
+    )  # what is absent puts nothing there
     others = [replace(FILE, mode="640"), replace(FILE, owner="redis"), replace(FILE, group="redis")]
     digests = {digest(ConfigSet(files=(file, SET.files[1])), CONTENTS) for file in (FILE, *others)}
     digests.add(digest(SET, {**CONTENTS, "/etc/a.conf": b"new\n"}))
