@@ -30,7 +30,7 @@ class Fstab(FactBase[FstabState]):
 
     def command(self) -> str:
         # base64, because pyinfra hands over lines and a file is more than its lines.
-        return f"for file in {FSTAB} {BACKUP}; do echo =$(cat $file 2>/dev/null | base64 -w 0); done"
+        return f'for file in {FSTAB} {BACKUP}; do echo "=$(base64 -w 0 $file 2>/dev/null)"; done'
 
     def process(self, output: list[str]) -> FstabState:
         return parse(output)

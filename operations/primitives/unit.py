@@ -80,7 +80,7 @@ shift && for path; do rm -f "$former/files$path" "$former/none$path"; done
 
 # The question $1 is asked until it has nothing to say, ten times in ten seconds; then what it said is printed.
 QUIET = r"""
-for try in 1 2 3 4 5 6 7 8 9 10; do
+for _ in 1 2 3 4 5 6 7 8 9 10; do
     said=$(timeout 10 sh -c "$1") && [ "$said" ] || exit 0
     sleep 1
 done

@@ -139,11 +139,11 @@ def test_an_address_in_use_is_refused(node: Node, taken: str) -> None:
 def test_a_node_imaged_anew_is_told_at_once(node: Node) -> None:
     """The operator's known_hosts has the key that the address had before."""
     before = node.state()
-    other = f"ssh-keygen -q -t ed25519 -N '' -f $D/k && echo {FINAL} $(cat $D/k.pub) >> $OKOME_KNOWN_HOSTS"
-    node.lab("run", "--", "sh", "-c", f"D=$(mktemp -d); {other}; rm -r $D")
+    other = f'ssh-keygen -q -t ed25519 -N \'\' -f "$D/k" && echo "{FINAL} $(cat "$D/k.pub")" >> "$OKOME_KNOWN_HOSTS"'
+    node.lab("run", "--", "sh", "-c", f'D=$(mktemp -d); {other}; rm -r "$D"')
     assert f"knows another machine at {FINAL}: nothing was changed" in node.refused(node.leased)
     assert node.state() == before
-    node.lab("run", "--", "sh", "-c", f"ssh-keygen -q -f $OKOME_KNOWN_HOSTS -R {FINAL}")
+    node.lab("run", "--", "sh", "-c", f'ssh-keygen -q -f "$OKOME_KNOWN_HOSTS" -R {FINAL}')
 
 
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
