@@ -286,10 +286,15 @@ class Node:
     # -- what can be asked of it
 
     def command(self, *command: str) -> list[str]:
-        """The command line that runs `command` as root inside the node."""
+        """The command line that runs `command` as root inside the node: its root, who may do less than the machine's.
+        There is one clock, say, and the node has no say in it."""
         if (leader := self.leader) is None:
             raise LabError(f"{self.name} is off: python -m lab power {self.name} on")
-        return ["nsenter", f"--target={leader}", "--all", *ENVIRONMENT, *command]
+        dropped = ",".join(
+            f"-cap_{number}" for number in _lacking(Path(f"/proc/{leader}/status").read_text())
+        )
+        as_root = [f"--bounding-set={dropped}", f"--inh-caps={dropped}"] if dropped else []
+        return ["nsenter", f"--target={leader}", "--all", "setpriv", *as_root, *ENVIRONMENT, *command]
 
     def addresses(self) -> list[str]:
         """Its IPv4 addresses on the LAN, as `a.b.c.d`, in the kernel's order."""
@@ -354,6 +359,13 @@ def run_in(node: Node, command: Sequence[str]) -> int:
 def say(text: str) -> None:
     """Progress, for the person who waits."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def _lacking(status: str) -> list[int]:
+    """The numbers of the capabilities that /proc/PID/status does not list as bounds, of those the kernel knows."""
+    bounds = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    return [number for number in range(last + 1) if not bounds >> number & 1]
 
 
 def _started(pid: int) -> str:

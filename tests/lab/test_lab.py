@@ -57,6 +57,14 @@ def test_bare_node_is_a_new_pi(lab: Lab) -> None:
     assert lab.execute("dpkg", "-l").count("redis") == 0
 
 
+def test_root_of_a_node_is_not_root_of_the_machine(lab: Lab) -> None:
+    """What `exec` may do is what the node's own processes may do: the machine's clock is not among it."""
+    asked = "sed -n 's/^Cap[EB][fn][fd]:\\t//p' /proc/{}/status"
+    bounds = lab.execute("sh", "-c", asked.format(1)).split()[-1]
+    assert lab.execute("sh", "-c", asked.format("self")).split() == [bounds, bounds]
+    assert not int(bounds, 16) >> 25 & 1, "CAP_SYS_TIME"
+
+
 def test_up_keeps_what_is_there(lab: Lab) -> None:
     lab.execute("touch", "/root/kept")
     lab("up", "cn01")
