@@ -22,6 +22,7 @@ PROGRAMS = {
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",
     "openssl": "openssl",
+    "sysctl": "procps",
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # A base tree is 0.4 GB; a finished node adds about as much, its package cache included.
