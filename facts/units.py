@@ -6,7 +6,23 @@ from dataclasses import dataclass, field
 from pyinfra.api import FactBase
 
 APPLIED = "/var/lib/okome/applied"
-PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Job,NRestarts"
+SETTLE_SECONDS = 90
+# Shows units ($@) once none of them is on its way, as all are while a node boots; $1 seconds are waited for that.
+# What has been tried again ten times is not on its way: Restart= does that for ever with what can't start.
+SHOW = f"""
+seconds=$1; shift
+read -r up rest </proc/uptime; until=$((${{up%.*}} + seconds))
+while shown=$(systemctl show --no-pager -p {PROPERTIES} -- "$@") || exit; do
+    printf '%s\\n' "$shown" | awk 'BEGIN {{ RS = "" }}
+        /NRestarts=[0-9][0-9]/ {{ next }}
+        /(^|\\n)(Job=[0-9]|ActiveState=(activating|reloading|deactivating))/ {{ moving = 1 }}
+        END {{ exit !moving }}' || break
+    read -r up rest </proc/uptime; [ "${{up%.*}}" -lt "$until" ] || break
+    sleep 0.5
+done
+printf '%s\\n' "$shown"
+"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ def parse(names: tuple[str, ...], output: list[str]) -> dict[str, UnitState]:
 
 
 class UnitStates(FactBase[dict[str, UnitState]]):
-    """Name as asked → its state, for all units in one command.
+    """Name as asked → its state, for all units in one command, once none of them is on its way to another state.
 
     **Example:**
 
@@ -64,10 +80,7 @@ class UnitStates(FactBase[dict[str, UnitState]]):
     def command(self, units: tuple[str, ...]) -> str:
         self.units = units  # the same instance processes the answer
         quoted = " ".join(shlex.quote(unit) for unit in units)
-        return (
-            f"systemctl show --no-pager -p {PROPERTIES} -- {quoted} && "
-            f"{{ grep -s -H -m 1 '' {APPLIED}/*; true; }}"
-        )
+        return f"set -- {SETTLE_SECONDS} {quoted}\n{SHOW}\n{{ grep -s -H -m 1 '' {APPLIED}/*; true; }}"
 
     @staticmethod
     def default() -> dict[str, UnitState]:
