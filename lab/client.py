@@ -40,6 +40,22 @@ class Answer:
         return self.header("X-Cache-Status")
 
 
+class WebSocket:
+    """One whose handshake is done. Frames are the caller's own bytes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+
+    def echo(self, frame: bytes) -> bytes:
+        """Sends it, and receives as much."""
+        self.connection.sendall(frame)
+        with self.connection.makefile("rb", buffering=0) as answer:
+            received = b""
+            while len(received) < len(frame) and (data := answer.read(len(frame) - len(received))):
+                received += data
+        return received
+
+
 def _enter(namespace: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     with namespace.open() as network:
@@ -109,6 +125,27 @@ class Client:
             yield connection.getresponse()
         finally:
             connection.close()
+
+    @contextlib.contextmanager
+    def websocket(self, path: str) -> Iterator[WebSocket]:
+        """ConnectionError unless the answer is 101, with the headers of RFC 6455, 4.2.2."""
+        with self.connect() as connection:
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: {FRONTEND}\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += connection.recv(1) or b"(closed)\r\n\r\n"
+            lines = head.decode("latin-1").lower().split("\r\n")
+            wanted = {
+                "connection: upgrade",
+                "upgrade: websocket",
+                "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=",
+            }
+            if not lines[0].startswith("http/1.1 101 ") or not wanted <= set(lines):
+                raise ConnectionError(f"no WebSocket: {lines}")
+            yield WebSocket(connection)
 
     def ask(self, path: str, method: str = "GET", source: str = "", **headers: str) -> Answer:
         """A request and its whole response; headers as keywords, `_` for `-`."""

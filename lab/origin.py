@@ -14,6 +14,7 @@ Paths:
                             ?chunks=N&interval=SECONDS&gate=NAME&hold=NAME: server-sent events; lines, chunked;
                             lines with a Content-Length. With a gate, chunk N waits for the control command
                             {"release": "NAME/N"}, N from 1; with a hold, the last one for {"release": "NAME"}
+    /socket                 101 to a WebSocket, then every byte comes back
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
@@ -24,6 +25,7 @@ X-Origin-Serial grows with every answer, so that a test sees whether it came fro
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -36,6 +38,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"  # of every answer: one that a cache kept shows by it
 PADDING = len("X-Padding: \r\n")
+WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 KEEPALIVE_SECONDS = 5  # uvicorn's default, which the real orchestrator runs with
 MODES = ("up", "down", "killed", "hanging", "slow", "closing", "500", "502", "503", "504")
 ASSETS = MappingProxyType(
@@ -217,6 +220,22 @@ class Origin:
             return
         if request.path in ("/stream", "/chunked", "/trickle"):
             await self.stream(request, headers, writer)
+            return
+        if request.path == "/socket" and request.header("upgrade") == "websocket":
+            accept = base64.b64encode(
+                hashlib.sha1(
+                    f"{request.header('sec-websocket-key')}{WEBSOCKET}".encode(), usedforsecurity=False
+                ).digest()
+            )
+            headers += [
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Accept", accept.decode()),
+            ]
+            self.head(writer, 101, headers)
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
             return
         if request.path == "/health":
             text, kind = b'{"status":"ok"}\n', "application/json"

@@ -38,6 +38,7 @@ FILES = (
     ConfigFile("/etc/nginx/snippets/okome-health.conf"),
     ConfigFile("/etc/nginx/snippets/okome-maintenance.conf"),
     ConfigFile("/etc/nginx/snippets/okome-proxy.conf"),
+    ConfigFile("/etc/nginx/snippets/okome-refused.conf"),
     ConfigFile("/etc/nginx/snippets/okome-static.conf"),
     # Debian's welcome page: the default server on port 80 is ours.
     ConfigFile("/etc/nginx/sites-enabled/default", absent=True),

@@ -90,8 +90,7 @@ class Frontend:
         self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
 
     def log(self) -> str:
-        # A path may hold bytes that are no UTF-8; lab's output is text.
-        return self.run(f"LC_ALL=C tr -c '[:print:]\\n' '?' <{LOG}")
+        return self.run(f"cat {LOG}")
 
     def gate(self) -> bool:
         """Whether the frontend takes its upstream for up."""

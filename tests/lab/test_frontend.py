@@ -267,10 +267,12 @@ def test_no_line_of_the_log_is_lost_or_torn_in_a_rotation(finished: Frontend, un
 
 
 def test_a_change_of_configuration_reloads_once(lab: Lab, finished: Frontend, under_stream: Stream) -> None:
-    for burst in (101, 100):
-        run = lab.deploy("--data", f"api_burst={burst}", deploy=DEPLOY)
-        assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output
-        under_stream.assert_goes_on()
+    with finished.client.websocket("/socket") as websocket:
+        for burst in (101, 100):
+            run = lab.deploy("--data", f"api_burst={burst}", deploy=DEPLOY)
+            assert (run.status, run.changed, run.errors) == (0, 2, 0), run.output
+            under_stream.assert_goes_on()
+            assert websocket.echo(b"still there") == b"still there"
 
 
 def test_a_long_stream_lost_nothing(finished: Frontend, long_stream: Stream) -> None:

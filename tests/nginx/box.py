@@ -195,7 +195,7 @@ class Box:
 
     def log(self) -> str:
         """The access log."""
-        return (self.root / "var/log/nginx/okome/access.log").read_text(errors="replace")
+        return (self.root / "var/log/nginx/okome/access.log").read_text()
 
     def origin(self, **words: Any) -> dict[str, Any]:
         return origin.tell(self.control, **words)

@@ -1,13 +1,18 @@
 """What every answer carries, who gets one at all, and the log's line of it."""
 
+import contextlib
 import json
 import re
 import time
+from http.client import HTTPResponse
+from typing import Any
 
 import pytest
 
-from lab.client import STRANGER
+from lab.client import STRANGER, Answer
 from tests.nginx.checks.frame import SNIPPETS, Frontend, trap
+
+BROWSER = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"
 
 
 @trap(f"{SNIPPETS}/okome-maintenance.conf", "    include /etc/nginx/snippets/okome-headers.conf;\n", "")
@@ -64,20 +69,79 @@ def request_id_is_the_clients_if_it_is_harmless(box: Frontend) -> None:
 @trap(f"{SNIPPETS}/okome-maintenance.conf", "    types { }  # the answer to /assets/x.css is JSON, too\n", "")
 def maintenance_is_a_page_or_json(box: Frontend) -> None:
     box.origin(mode="down")
-    for path in ("/v1/models", "/assets/gone/x.css"):
-        for method in ("GET", "POST"):
-            answer = box.client.ask(path, method, body="{}")
-            assert answer.status == 503
-            assert answer.header("Content-Type") == "application/json"
-            assert answer.header("Retry-After") == "5"
-            assert json.loads(answer.body)["error"]["request_id"] == answer.header("X-Request-ID")
-            page = box.client.ask(
-                path, method, body="{}", Accept="text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"
-            )
-            assert page.status == 503
-            assert page.header("Content-Type") == "text/html; charset=utf-8"
-            assert page.header("Retry-After") == "5"
-            assert page.body.startswith(b"<!doctype html>")
+    for path, method in (("/v1/models", "GET"), ("/v1/models", "POST"), ("/assets/gone/x.css", "GET")):
+        answer = box.client.ask(path, method, body="{}")
+        assert answer.status == 503
+        assert answer.header("Content-Type") == "application/json"
+        assert answer.header("Retry-After") == "5"
+        assert json.loads(answer.body)["error"]["request_id"] == answer.header("X-Request-ID")
+        page = box.client.ask(path, method, body="{}", Accept=BROWSER)
+        assert page.status == 503
+        assert page.header("Content-Type") == "text/html; charset=utf-8"
+        assert page.header("Retry-After") == "5"
+        assert page.body.startswith(b"<!doctype html>")
+
+
+def unread(box: Frontend, request: bytes) -> Answer:
+    """What comes back for bytes that no client library would send."""
+    with box.client.connect() as connection:
+        connection.sendall(request)
+        with HTTPResponse(connection) as response:
+            response.begin()
+            headers = [(name.lower(), value) for name, value in response.getheaders()]
+            return Answer(response.status, headers, response.read())
+
+
+REFUSED = f"{SNIPPETS}/okome-refused.conf"
+
+
+@trap(REFUSED, "error_page 400 414 /okome/refused;", "error_page 400 414 @okome_refused;")
+@trap(REFUSED, "error_page 494 =400 /okome/refused;", "error_page 495 =400 /okome/refused;")
+@trap(REFUSED, "error_page 405 413 429", "error_page 405 429")
+@trap(REFUSED, "    include /etc/nginx/snippets/okome-headers.conf;\n", "")
+def refusals_are_a_page_or_json(box: Frontend) -> None:
+    """The same words as in an outage, with nginx's own status: of what can't be read, too, which has no Host yet."""
+    long = b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: cn00\r\n\r\n"
+    large = b"POST /assets.css HTTP/1.1\r\nHost: cn00\r\nContent-Length: 999999999\r\n"
+    for answer, status, kind in (
+        (unread(box, b"nonsense\r\n\r\n"), 400, "invalid_request"),
+        (unread(box, b"POST /x.css HTTP/1.1\r\nHost: cn00\r\nno header\r\n\r\n"), 400, "invalid_request"),
+        (box.client.ask("/v1/models", Cookie="x" * 40_000), 400, "invalid_request"),
+        (unread(box, large + b"\r\n"), 413, "request_too_large"),
+        (unread(box, long), 414, "uri_too_long"),
+    ):
+        assert answer.status == status
+        assert answer.header("Content-Type") == "application/json"
+        assert answer.header("X-OKOME-Node") == "CN00"
+        assert answer.header("Allow") is None
+        error = json.loads(answer.body)["error"]
+        assert (error["type"], error["request_id"]) == (kind, answer.header("X-Request-ID"))
+    page = unread(box, large + f"Accept: {BROWSER}\r\n\r\n".encode())
+    assert (page.status, page.header("Content-Type")) == (413, "text/html; charset=utf-8")
+    assert b"<h1>413</h1>" in page.body
+
+
+@trap("/etc/nginx/conf.d/okome-server.conf", "        if ($request_method !~ ^(GET|HEAD)$) {  # a body would be lost\n"
+      "            return 405;\n        }\n", "")  # fmt: skip
+@trap(REFUSED, "    add_header Allow $okome_allow always;\n", "")
+def an_asset_is_only_read(box: Frontend) -> None:
+    assert box.client.ask("/assets/public/read", "HEAD").status == 200
+    box.origin(reset=True)
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "M-SEARCH"):
+        answer = box.client.ask("/assets/public/read", method, body="lost")
+        assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD"), method
+        assert json.loads(answer.body)["error"]["type"] == "method_not_allowed"
+    assert box.origin()["counts"] == {}
+
+
+@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_hide_header Upgrade;\n", "")
+def headers_of_one_hop_stay_behind(box: Frontend) -> None:
+    """RFC 9110, 7.6.1."""
+    names = ("Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "TE", "Trailer", "Upgrade")
+    for path in ("/v1/hop", "/assets/public/hop", "/assets/public/hop"):
+        answer = box.client.ask(f"{path}?" + "&".join(f"h={name}:one-hop" for name in names))
+        assert answer.status == 200
+        assert "one-hop" not in {value for _name, value in answer.headers}
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_intercept_errors on;\n", "")
@@ -135,12 +199,13 @@ def limit_is_429_and_not_an_outage(box: Frontend) -> None:
     refused = [answer for answer in statuses if answer.status != 200]
     assert refused
     for answer in refused:
+        assert json.loads(answer.body)["error"]["type"] == "rate_limited"
         assert (answer.status, answer.header("Retry-After")) == (429, "1")
         assert answer.header("X-OKOME-Node") == "CN00"
     assert box.client.ask("/assets/public/limit", source=STRANGER).status == 200  # assets have no limit
 
 
-@trap("/etc/nginx/conf.d/okome-server.conf", "    return 444;\n", "    location / { return 200; }\n")
+@trap("/etc/nginx/conf.d/okome-server.conf", "return 444;", "return 204;")
 def strange_hosts_are_closed(box: Frontend) -> None:
     for host in ("evil.example", "192.168.86.25", "CN00.evil.example"):
         with pytest.raises(ConnectionError):
@@ -163,25 +228,40 @@ def status_is_for_the_lan(box: Frontend) -> None:
     assert json.loads(box.client.ask("/okome/health").body) == {"node": "CN00", "upstream_ok": 0}
 
 
-@trap("/etc/nginx/conf.d/okome-log.conf", "escape=json", "escape=default")
+LOG = "/etc/nginx/conf.d/okome-log.conf"
+
+
+@trap(LOG, "escape=json", "escape=default")
+@trap(LOG, '"agent":"$okome_agent"', '"agent":"$http_user_agent"')
+@trap(LOG, '"host":"$okome_host"', '"host":"$host"')
+@trap(LOG, '"path":"$okome_path"', '"path":"$uri"')
+@trap(LOG, '"method":"$okome_method"', '"method":"$request_method"')
 def log_is_json_whatever_is_asked(box: Frontend) -> None:
+    """And UTF-8: what is none ends in U+FFFD."""
     name = f"log-{time.monotonic_ns()}"
     box.client.ask(
         f"/{name}-%22%5c%0a-%ff-%c3%bc?key=in-the-arguments",
         User_Agent='say "hi"\\',
         X_Request_ID=name,
     )
+    for host in (b"cn00", b"\xffcn00"):
+        with contextlib.suppress(ConnectionError):
+            unread(box, b"GET /%s/\xc3\xbc\xe2\x82\xac\xed\xa0\x80x?\xff HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n"
+                   b"User-Agent: \xf0\x9f\x8d\x9a\xc2\x85\xf4\x90\x80\x80\r\nX-Request-ID: %s-raw\r\n\r\n"
+                   % (name.encode(), host, name.encode()))  # fmt: skip
+    unread(box, b"PUT /x HTTP/1.1\r\nHost: cn00\r\nX-Request-ID: %s-400\r\nno header\r\n\r\n" % name.encode())
     box.client.ask(f"/assets/public/{name}", X_Request_ID=f"{name}-2")
     deadline = time.monotonic() + 10
-    while f"{name}-2" not in box.log():
+    while (text := box.log()).count(f'"{name}') < 5:  # each worker writes its own within a second
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    text = box.log()
     assert "in-the-arguments" not in text
-    lines = [json.loads(line) for line in text.splitlines()]
-    call, asset = (
-        next(line for line in lines if line["request_id"] == wanted) for wanted in (name, f"{name}-2")
-    )
+    lines = [json.loads(line) for line in text.strip().split("\n")]
+
+    def logged(wanted: str) -> list[dict[str, Any]]:
+        return [line for line in lines if line["request_id"] == wanted]
+
+    (call,), (asset,), raw = (logged(wanted) for wanted in (name, f"{name}-2", f"{name}-raw"))
     assert call["agent"] == 'say "hi"\\'
     assert (call["location"], call["cache"], call["status"], call["upstream"]) == (
         "api",
@@ -189,6 +269,11 @@ def log_is_json_whatever_is_asked(box: Frontend) -> None:
         200,
         "192.168.86.25:8000",
     )
+    assert [(line["host"], line["path"], line["agent"]) for line in raw] == [
+        (host, f"/{name}/ü€\ufffd", "🍚\x85\ufffd") for host in ("cn00", "\ufffd")
+    ]
+    (unreadable,) = logged(f"{name}-400")
+    assert (unreadable["method"], unreadable["status"]) == ("PUT", 400)
     assert (asset["location"], asset["cache"], asset["node"]) == ("/assets/", "MISS", "CN00")
     assert asset["bytes"] > 0
     for name in ("duration", "msec"):

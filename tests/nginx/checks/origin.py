@@ -105,7 +105,7 @@ def kept_connections_end_before_the_origin_ends_them(box: Frontend) -> None:
     assert box.origin()["timed_out"] == 0
 
 
-@trap(f"{SNIPPETS}/okome-proxy.conf", 'proxy_set_header Connection "";\n', "")
+@trap(f"{SNIPPETS}/okome-api.conf", "proxy_set_header Connection $okome_connection;\n", "")
 def connections_to_the_origin_are_kept(box: Frontend) -> None:
     for _ in range(20):
         box.client.ask("/v1/models")
@@ -162,7 +162,9 @@ def body_size_is_limited(box: Frontend) -> None:
         assert response.getheader("X-OKOME-Node") == "CN00"
     assert box.origin()["counts"] == {}
     document = "x" * 3 * 2**20
-    assert json.loads(box.client.ask("/upload", "POST", body=document).body)["bytes"] == len(document)
+    answer = box.client.ask("/upload", "POST", body=document)
+    assert answer.status == 200
+    assert json.loads(answer.body)["bytes"] == len(document)
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_set_header Host $okome_server;", "proxy_set_header Host $host;")
@@ -191,3 +193,31 @@ def poisoning_headers_are_cleared(box: Frontend) -> None:
         assert box.client.ask("/assets/no-store/x?echo=Host", Host=host).body.endswith(
             f"={FRONTEND}".encode()
         )
+
+
+@trap(f"{SNIPPETS}/okome-api.conf", "proxy_set_header Upgrade $okome_upgrade;\n", "")
+@trap(f"{SNIPPETS}/okome-api.conf", "proxy_read_timeout 600s;", "proxy_read_timeout 200ms;")
+def websockets_pass(box: Frontend) -> None:
+    """In both directions, past a reload and an outage of the others; one that says nothing is not cut."""
+    frame = bytes([0x82, 0x84, 1, 2, 3, 4, 5, 6, 7, 8])  # masked, of four bytes (RFC 6455, 5.2)
+    with box.client.websocket("/socket") as websocket:
+        assert websocket.echo(frame) == frame
+        box.set_flag(down=True)
+        box.reload()
+        time.sleep(0.5)
+        assert websocket.echo(frame) == frame
+        box.set_flag(down=False)
+        assert websocket.echo(frame) == frame
+
+
+@trap(
+    "/etc/nginx/conf.d/okome-request.conf",
+    '    default "";\n    "~*^websocket$" websocket;',
+    "    default $http_upgrade;",
+)
+def no_other_protocol_passes(box: Frontend) -> None:
+    """Of h2c nginx would see nothing but bytes: no limit, no header, no log (h2c smuggling)."""
+    answer = box.client.ask(
+        "/v1/models", Connection="Upgrade, HTTP2-Settings", Upgrade="h2c", HTTP2_Settings="AAMA"
+    )
+    assert "upgrade" not in {name for name, _value in json.loads(answer.body)["headers"]}
