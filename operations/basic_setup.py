@@ -1,16 +1,18 @@
 """Phase 1: what a node is for. Redis on the backend, nginx on the frontend."""
 
 from dataclasses import replace
+from pathlib import PurePosixPath
 
-from pyinfra import host
-from pyinfra.api import deploy
+from pyinfra import host, logger
+from pyinfra.api import DeployError, deploy
 from pyinfra.facts.files import Sha256File
 
 from facts.machine import Machine
 from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
-from operations.primitives.config_set import ConfigFile, config_set, host_data
-from operations.primitives.kept_aside import kept_aside
+from facts.redis import Redis, RedisState
+from operations.primitives.config_set import MARK, ConfigFile, config_set, host_data
+from operations.primitives.kept_aside import REPLACED, kept_aside
 from operations.primitives.packages import packages
 from operations.primitives.secret import secret
 from operations.primitives.unit import unit
@@ -22,11 +24,27 @@ def backend() -> None:
     """Redis: bounded, evicting, keeping nothing; for the LAN's application user, the exporter, and root."""
     passwords = {user: secret(f"redis_{user}") for user in ("okome", "exporter")}
     configuration = redis.configuration(host.data.redis_maxmemory, host.get_fact(MemoryTotal), passwords)
+    found: RedisState = host.get_fact(
+        Redis,
+        port=host.data.redis_port,
+        files=configuration.paths,
+        mark=MARK,
+        beside=str(PurePosixPath(REPLACED).parent),
+    )
+    if obstacles := redis.findings(found, host.data.address, host.data.redis_port):
+        raise DeployError(f"{host.name}: {'; '.join(obstacles)}.")
+    before = redis.first_contact(found)
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
     config_set(name="Redis service", config=redis.SERVICE)
     packages(name="Redis", names=["redis-server"])
+    if before:
+        logger.warning(f"{host.print_prefix}{before}")
+        kept_aside(name="The other Redis' configuration", paths=found.foreign)
     config_set(name="Redis configuration", config=configuration)
-    unit(name="redis-server runs", unit="redis-server", restarted_if=(redis.SERVICE, configuration))
+    if before:
+        # With its own patience: it may have much to save.
+        unit(name="The other Redis saves and stops", unit=redis.UNIT, running=False, enabled=None)
+    unit(name="redis-server runs", unit=redis.UNIT, restarted_if=(redis.SERVICE, configuration))
 
 
 @deploy("Basic setup: frontend")

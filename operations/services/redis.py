@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 from pyinfra.api import DeployError
 
+from facts.redis import DATA, RedisState
 from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.primitives.kept_aside import REPLACED
+
+UNIT = "redis-server.service"
 
 SERVICE = ConfigSet(
     files=(
@@ -52,14 +55,54 @@ def sha256(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
+FILES = (
+    ConfigFile("/etc/redis/redis.conf", owner="redis", group="redis", mode="640"),
+    ConfigFile("/etc/redis/users.acl", owner="redis", group="redis", mode="640"),
+)
+LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "*", "[::]")  # noqa: S104 - read of a socket, bound by nobody here
+
+
+def findings(state: RedisState, address: str, port: int) -> list[str]:
+    """What stands in the way of a Redis on this node, one sentence each. `address` is the node's own; what listens
+    on others (`::1`, a container's) does not collide with ours."""
+    strangers = {
+        (one.process, one.pid, one.unit): one
+        for one in state.listeners
+        if one.unit != UNIT and one.address in (LOOPBACK, address, *EVERYWHERE)
+    }
+    said = []
+    for process, pid, unit in strangers:
+        end = f"`systemctl disable --now {unit}`" if unit != "-" else "end it, and what starts it"
+        said.append(
+            f"port {port}, which Redis needs, is taken by {process or 'somebody'} (pid {pid}, {unit}):"
+            f" {end}, or choose another redis_port"
+        )
+    if state.data is not None and state.room is not None and state.data > state.room:
+        said.append(
+            f"what is in {DATA} ({state.data >> 20} MiB) is to be kept below {REPLACED}, and there is room for"
+            f" {state.room >> 20} MiB: make room, or move it away"
+        )
+    return said
+
+
+def first_contact(state: RedisState) -> str | None:
+    """One sentence on what of another Redis gives way to ours; None on a bare node and on one of ours.
+
+    redis_prepare.py keeps the data, when ours starts: until then they are where they were.
+    """
+    gone = [*state.foreign, *([DATA] if state.data is not None and not state.ours else [])]
+    return (
+        f"another Redis gives way; {' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} kept below {REPLACED}"
+        if gone
+        else None
+    )
+
+
 def configuration(wanted: str, total: int, passwords: Mapping[str, str]) -> ConfigSet:
     """Redis' own files, for a node with `total` bytes of RAM. `wanted` is redis_maxmemory; `passwords` are those
     of the users `okome` and `exporter`."""
     return ConfigSet(
-        files=(
-            ConfigFile("/etc/redis/redis.conf", owner="redis", group="redis", mode="640"),
-            ConfigFile("/etc/redis/users.acl", owner="redis", group="redis", mode="640"),
-        ),
+        files=FILES,
         check="redis",
         values={
             "maxmemory": maxmemory(wanted, total),

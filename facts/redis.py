@@ -1,0 +1,103 @@
+"""What of another Redis is on a node: who has its port, whose files stand where ours go, what is in its folder."""
+
+import shlex
+from dataclasses import dataclass
+
+from pyinfra.api import FactBase
+
+DATA = "/var/lib/redis"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who listens on the port: `address` as ss prints it ("0.0.0.0", "[::]", "*"); `pid` and `unit` are "-" where
+    there is none."""
+
+    address: str
+    process: str
+    pid: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class RedisState:
+    """`foreign`: of the files asked for, those that are neither ours nor as Debian's package brought them; `ours`:
+    whether the first of them is. `data`: bytes of what is in DATA, None where that is empty. `room`: bytes that
+    a copy of it may take, None where it can be renamed instead."""
+
+    listeners: tuple[Listener, ...] = ()
+    ours: bool = False
+    foreign: tuple[str, ...] = ()
+    data: int | None = None
+    room: int | None = None
+
+
+def parse(output: list[str]) -> RedisState:
+    """`listener ADDRESS:PORT PID UNIT PROCESS`, `ours PATH`, `foreign PATH`, `data BYTES` and `room BYTES` lines."""
+    said: dict[str, list[str]] = {}
+    for line in output:
+        key, _, value = line.partition(" ")
+        said.setdefault(key, []).append(value)
+    listeners = []
+    for value in said.get("listener", []):
+        address, pid, unit, process = value.split(" ", 3)
+        listeners.append(Listener(address.rpartition(":")[0], process, pid, unit))
+    return RedisState(
+        listeners=tuple(listeners),
+        ours="ours" in said,
+        foreign=tuple(said.get("foreign", [])),
+        data=int(said["data"][0]) if "data" in said else None,
+        room=int(said["room"][0]) if "room" in said else None,
+    )
+
+
+class Redis(FactBase[RedisState]):
+    """What of another Redis is there; one command, and root's.
+
+    + port: the one that ours takes
+    + files: where ours go; redis.conf first
+    + mark: what the first line of a file of ours begins with
+    + beside: the folder next to which DATA is kept; it may not exist yet
+
+    **Example:**
+
+    .. code:: python
+
+        host.get_fact(Redis, port=6379, files=("/etc/redis/redis.conf",), mark=MARK, beside="/var/lib/okome")
+    """
+
+    def command(self, port: int, files: tuple[str, ...], mark: str, beside: str) -> str:
+        first, paths = shlex.quote(files[0]), " ".join(map(shlex.quote, files))
+        return rf"""
+            ss -Hltnp 'sport = :{port}' | while read -r _ _ _ address _ users; do
+                pid=${{users#*pid=}}; pid=${{pid%%,*}}
+                unit=$(grep -o '[^/]*\.service' "/proc/$pid/cgroup" 2>/dev/null | tail -n 1)
+                echo "listener $address ${{pid:--}} ${{unit:--}} $(cat "/proc/$pid/comm" 2>/dev/null)"
+            done
+            for file in {paths}; do
+                test -e "$file" || continue
+                case $(head -n 1 "$file") in
+                    {shlex.quote(mark)}*) test "$file" != {first} || echo "ours $file" ;;
+                    *)
+                        case $(dpkg-query -W -f '${{Conffiles}}\n' redis-server 2>/dev/null) in
+                            *" $file $(md5sum <"$file" | cut -c -32)"*) ;;
+                            *) echo "foreign $file" ;;
+                        esac ;;
+                esac
+            done
+            find -H {DATA} -mindepth 1 -printf '%b\n' 2>/dev/null |
+                awk '{{ blocks += $1 }} END {{ if (NR) printf "data %.0f\n", blocks * 512 }}'
+            if test -d {DATA} && ! test -L {DATA}; then
+                place={beside}; test -d "$place" || place=${{place%/*}}
+                if mountpoint -q {DATA} || test "$(stat -c %d {DATA})" != "$(stat -c %d "$place")"; then
+                    echo "room $(df --block-size=1 --output=avail "$place" | tail -n 1 | tr -d ' ')"
+                fi
+            fi
+        """
+
+    def process(self, output: list[str]) -> RedisState:
+        return parse(output)
+
+    @staticmethod
+    def default() -> RedisState:
+        return RedisState()
