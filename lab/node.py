@@ -54,7 +54,7 @@ cat > /etc/hosts <<'HOSTS'
 ::1 localhost ip6-localhost ip6-loopback
 127.0.1.1 raspberrypi
 HOSTS
-tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
+: > /etc/machine-id  # systemd makes one at the first boot
 rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A
 useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal "$3"
 echo "$3 ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/010_pi-nopasswd
