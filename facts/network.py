@@ -13,9 +13,10 @@ NETPLAN = "/etc/netplan/90-okome.yaml"
 NETWORKD = "/etc/systemd/network/00-okome-lan.network"
 DHCPCD = "/etc/dhcpcd.conf"
 GUARD = "/usr/local/lib/okome/address_guard.py"
+GUARD_LIBRARY = "/usr/local/lib/okome/guard.py"
 GUARD_UNIT = "/etc/systemd/system/okome-address-revert.service"
-PENDING = "/var/lib/okome/address/pending"
-FAILED = "/var/lib/okome/address/failed"
+STATE = "/var/lib/okome/address"
+PENDING = f"{STATE}/pending"
 
 
 class Address(TypedDict):
@@ -61,7 +62,7 @@ class Interface(TypedDict):
     dhcpcd_conf: str
     # netplan's other files that define `netplan`: path -> keys of the definition.
     definitions: dict[str, list[str]]
-    # The change of the address that waits for its confirmation: the request in node/address_guard.py.
+    # The change of the address that waits for its confirmation: the request to node/guard.py.
     pending: dict[str, Any] | None
 
 
@@ -107,7 +108,7 @@ if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml 2>/dev/null)" ]; then
 {_NETPLAN_KEYS}
 END
 fi
-for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD} {GUARD_UNIT}; do
+for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD_LIBRARY} {GUARD} {GUARD_UNIT}; do
   ! test -e "$path" || {{ echo "::file $path"; stat -c '%a %U' "$path"; sha256sum <"$path"; }}
 done
 ! test -e /etc/systemd/system/multi-user.target.wants/{GUARD_UNIT.rpartition("/")[2]} || echo ::guard-enabled

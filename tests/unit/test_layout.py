@@ -20,7 +20,7 @@ ARROWS = {
     "node": set[str](),
     "okome": set[str](),
     "group_data": {"okome"},
-    "operations": {"facts"},
+    "operations": {"facts", "node"},  # node for what both ends have to agree on: an exit status
     "deploys": {"operations", "facts"},
     "console": {"inventory", "group_data", "operations"},
     "lab": {"inventory", "group_data"},

@@ -1,15 +1,9 @@
-"""What the on-node guard does with frames and files; no node, no root."""
+"""What the guard of the address does with frames; no node, no root."""
 
-import ast
-import os
 import re
-import resource
 import socket
-import stat
-import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +12,6 @@ from node import address_guard as guard
 
 OWN, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("ee1a605a601b")
 ADDRESS = "192.168.86.19"
-ME = (os.getuid(), os.getgid())
 
 
 def reply(mac: bytes, sender: str, target: str) -> bytes:
@@ -60,63 +53,11 @@ def test_no_frame_is_too_strange(frame: bytes) -> None:
     assert holder is None or socket.inet_aton(ADDRESS) in frame
 
 
-def test_a_file_is_replaced_with_its_mode(tmp_path: Path) -> None:
-    path = tmp_path / "okome-lan.nmconnection"
-    path.write_text("before")
-    for mode in (0o600, 0o644):
-        guard.write(path, b"after", mode, ME)
-        assert path.read_bytes() == b"after"
-        assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "90-okome.yaml"
-    path.write_text("before")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            guard.write(path, b"after", 0o600, ME)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_confirmation_whose_answer_was_lost_can_be_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("LOCK", "PENDING", "CONFIRMED"):
-        monkeypatch.setattr(guard, name, tmp_path / name)
-    (tmp_path / "CONFIRMED").write_text("6cf7")
-    assert guard.confirm("6cf7") == 0
-    with pytest.raises(guard.GuardError, match="does not wait for a confirmation any more"):
-        guard.confirm("5c0e")
-    # A later change that waits is not confirmed by the word on an earlier one.
-    (tmp_path / "PENDING").write_text('{"sha256": "5c0e", "applied": false}')
-    assert guard.confirm("5c0e") == guard.NOT_YET
-    with pytest.raises(guard.GuardError, match="does not wait for a confirmation any more"):
-        guard.confirm("6cf7")
-
-
-def test_a_program_that_fails_says_so_in_one_sentence() -> None:
-    with pytest.raises(guard.GuardError, match=r"`sh -c .*` failed: out of order\.$"):
-        guard.run("sh", "-c", "echo out of order >&2; exit 3")
-
-
-def test_it_needs_nothing_but_debians_python() -> None:
-    tree = ast.parse(Path(guard.__file__).read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
-
-
 def test_guard_fact_and_unit_name_the_same_places() -> None:
     unit = (Path(__file__).parents[3] / "templates" / GUARD_UNIT.lstrip("/")).read_text()
     assert f"ConditionPathExists={PENDING}\n" in unit
     assert f"ExecStart={GUARD} revert --boot\n" in unit
-    assert str(guard.PENDING) == PENDING
+    assert str(guard.Address("address", GUARD).mark) == PENDING
     # It has to come before everything that configures an interface.
     before = set(" ".join(re.findall(r"^Before=(.*)$", unit, re.MULTILINE)).split())
     assert {"network-pre.target", "NetworkManager.service", "systemd-networkd.service"} <= before

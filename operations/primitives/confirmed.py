@@ -1,0 +1,223 @@
+"""A change that can cut the operator off: the node arms its own undo, applies it, and is told from outside,
+over a new connection, to keep it. Without that word it goes back by itself."""
+
+import base64
+import contextlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+from paramiko import HostKeys, SSHException
+from pyinfra.api import Host, QuoteString, StringCommand
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput
+
+from node.guard import NOT_YET
+from operations.primitives.config_set import ConfigFile, ConfigSet, transaction
+
+
+class ConfirmationError(Exception):
+    """Why the change was not made or not kept, in one sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A kind of change: `program` is its guard on the node (node/guard.py and a name, or a program around it),
+    `state` its folder there, `files` what has to stand there before anything is armed, and `unit`, one of
+    them, what undoes at boot."""
+
+    program: str
+    state: str
+    files: ConfigSet
+    unit: str
+
+    @property
+    def pending(self) -> str:
+        return f"{self.state}/pending"
+
+    @property
+    def failed(self) -> str:
+        return f"{self.state}/failed"
+
+
+class Confirmation:
+    """One node on its way through one change."""
+
+    def __init__(self, host: Host, kind: Guarded, what: str, seconds: int) -> None:
+        """`what` is the change in the sentences ("192.168.86.19/24"), `seconds` the time until its undo."""
+        if not isinstance(host.connector, SSHConnector):
+            raise ConfirmationError(f"{what} is set over SSH only.")
+        self.host = host
+        self.connector = host.connector
+        self.kind = kind
+        self.what = what
+        self.seconds = seconds
+        self.before: str = self.connector.data["ssh_hostname"] or host.name
+        self.keys = {self.remote_key()}
+        given = host.current_op_global_arguments
+        self.arguments = {
+            key: value for key, value in (given or {}).items() if key in CONNECTOR_ARGUMENT_KEYS
+        }
+
+    # The journey.
+
+    def resume(self, pending: Mapping[str, Any], sha256: str, at: str, back: Sequence[str]) -> bool:
+        """Deal with what a control machine that died left behind, before anything else is done: finish it, if
+        it is this very change and we came by the place where it is confirmed, or have it undone. Whether it
+        is finished. What guards it is what it was armed with, and stays until then."""
+        self.learn_keys()
+        if pending["sha256"] == sha256 and self.before == at:
+            self.confirm(sha256, at, back)
+            return True
+        self.abandon()
+        self.find(back)
+        return False
+
+    def install(self, contents: Mapping[str, bytes], differing: tuple[ConfigFile, ...]) -> None:
+        """Upload what of the guard differs, and have its unit start at boot."""
+        if differing:
+            stdin = transaction(self.kind.files, contents, differing)
+            self.check("python3 -I -", *self.kind.files.paths, stdin=stdin)
+        self.check("systemctl daemon-reload && systemctl enable --quiet", Path(self.kind.unit).name)
+
+    def arm(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Arm the undo; the node applies the change a moment later, unless its answer is a refusal."""
+        try:
+            done, output = self.ask(
+                self.kind.program, "arm", stdin=json.dumps({**request, "seconds": self.seconds})
+            )
+        except ConfirmationError as error:
+            raise ConfirmationError(
+                f"{error}; what the node may have begun, it undoes within {self.seconds} s."
+            ) from error
+        if not done:
+            raise ConfirmationError(f"nothing was changed: {said(output)}")
+        return dict(json.loads(output.stdout_lines[-1]))
+
+    def confirm(self, sha256: str, at: str, back: Sequence[str]) -> None:
+        """Confirm over new connections to `at`, or wait for the undo at one of the places in `back`."""
+        if trouble := self.refusal(sha256, at):
+            raise ConfirmationError(self.undone(trouble, back))
+
+    def refusal(self, sha256: str, at: str) -> str | None:
+        """What kept a confirmation from working."""
+        deadline = time.monotonic() + self.seconds
+        trouble = "nobody answered there"
+        command = QuoteString(f"{self.kind.program} confirm {sha256}; echo exit $?")
+        while time.monotonic() < deadline:
+            try:
+                self.connect(at)
+                done, output = self.ask("sh -c", command, seconds=20)
+            except ConfirmationError as error:
+                trouble = str(error)
+            else:
+                status = int(output.stdout_lines[-1].split()[1]) if done else 1
+                if status == 0:
+                    return None
+                if status != NOT_YET:
+                    self.abandon()
+                    return said(output)
+                trouble = "the node did not finish applying it"
+            gevent.sleep(0.3)
+        return f"it could not be confirmed at {at} within {self.seconds} s ({trouble})"
+
+    def abandon(self) -> None:
+        """Have the node run its undo now, detached from this connection."""
+        # Should this not get through: the undo's timer runs there anyway, and `find` waits for it.
+        with contextlib.suppress(ConfirmationError):
+            self.ask(self.kind.program, "abandon", seconds=10)
+
+    def undone(self, trouble: str, back: Sequence[str]) -> str:
+        """Wait for the undo, and say how it ended."""
+        reached = self.find(back)
+        _, output = self.ask(f"! test -e {self.kind.failed} || cat {self.kind.failed}", seconds=10)
+        reason = (output.stdout.strip() or trouble).rstrip(".")
+        return f"{self.what} was undone: {reason}; the node answers at {reached}."
+
+    def find(self, back: Sequence[str]) -> str:
+        """Connect to the node where it answered before, once its undo is through."""
+        places = list(dict.fromkeys([self.before, *back]))
+        deadline = time.monotonic() + self.seconds + 45
+        while time.monotonic() < deadline:
+            for place in places:
+                try:
+                    self.connect(place)
+                    pending, _ = self.ask(f"test -e {self.kind.pending}", seconds=10)
+                except ConfirmationError:
+                    continue
+                if not pending:
+                    return place
+            gevent.sleep(0.5)
+        raise ConfirmationError(f"the node does not answer any more, neither at {' nor at '.join(places)}.")
+
+    # What is asked of the node, each within a time.
+
+    def ask(self, *command: Any, stdin: str | None = None, seconds: float = 30) -> tuple[bool, CommandOutput]:
+        """Run a command there. A dead link is an ConfirmationError: pyinfra's own _timeout does not end it."""
+        try:
+            with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
+                return self.host.run_shell_command(
+                    StringCommand(*command), **self.arguments | {"_stdin": stdin}
+                )
+        except (OSError, EOFError, SSHException) as error:
+            raise ConfirmationError(f"the connection broke ({error})") from error
+
+    def check(self, *command: str, stdin: str | None = None) -> None:
+        """Run a command that has to work."""
+        done, output = self.ask(*command, stdin=stdin)
+        if not done:
+            raise ConfirmationError(f"nothing was changed: {said(output)}")
+
+    # Connections, to the machine whose host keys we know.
+
+    def learn_keys(self) -> None:
+        """All host keys of the node: known_hosts may make SSH prefer another type at another place."""
+        _, output = self.ask("cat /etc/ssh/ssh_host_*_key.pub", seconds=10)
+        for line in output.stdout_lines:
+            kind, blob = line.split()[:2]
+            self.keys.add((kind, base64.b64decode(blob)))
+
+    def refuse_a_stranger(self, place: str) -> None:
+        """A re-imaged node has new host keys: better said now than found out over the new connection."""
+        file = Path(self.connector.data["ssh_known_hosts_file"] or "~/.ssh/known_hosts").expanduser()
+        known = HostKeys(str(file)).lookup(place) if file.exists() else None
+        if known and not any((kind, key.asbytes()) in self.keys for kind, key in known.items()):
+            raise ConfirmationError(
+                f"{file} knows another machine at {place}: nothing was changed. If this node was"
+                f" imaged anew, run: ssh-keygen -f {file} -R {place}"
+            )
+
+    def connect(self, place: str) -> None:
+        """A new connection; what answers there has to be this node."""
+        if self.connector.client:
+            self.connector.client.close()
+        self.host.disconnect()
+        self.connector.data["ssh_hostname"] = place
+        try:
+            with gevent.Timeout(15, TimeoutError(f"no SSH at {place} within 15 s")):
+                self.host.connect(show_errors=False, raise_exceptions=True)
+        except (ConnectError, OSError, EOFError, SSHException) as error:
+            raise ConfirmationError(str(error)) from error
+        if self.remote_key() not in self.keys:
+            raise ConfirmationError(f"another machine answers at {place}: its host key is not this node's")
+
+    def remote_key(self) -> tuple[str, bytes]:
+        """The host key of the machine at the other end."""
+        transport = self.connector.client.get_transport() if self.connector.client else None
+        if transport is None:
+            raise ConfirmationError("there is no SSH connection")
+        key = transport.get_remote_server_key()
+        return key.get_name(), key.asbytes()
+
+
+def said(output: CommandOutput) -> str:
+    """The guard's sentence."""
+    lines = [re.sub(r"^(address_)?guard: ", "", line) for line in output.stderr_lines]
+    return lines[-1] if lines else "the node gave no reason"
