@@ -152,8 +152,15 @@ def activate(request: dict[str, Any], connection: str | None) -> None:
         if not (connection and guard.attempt(*up)):
             guard.run("nmcli", "--wait", "20", "device", "connect", interface)
     elif request["manager"] == "systemd-networkd":
+        # It configures anew what another file is for now. Asked for that once more at once, systemd 252 lost the
+        # address that it had just been given; so only where nothing came of it.
         guard.run("networkctl", "reload")
-        guard.run("networkctl", "reconfigure", interface)
+        until = time.monotonic() + 15
+        while not addresses(interface):
+            if time.monotonic() > until:
+                guard.run("networkctl", "reconfigure", interface)
+                break
+            time.sleep(0.2)
     elif request["manager"] == "dhcpcd":
         # `persistent`, Debian's default, leaves the old address behind when dhcpcd stops.
         guard.run("systemctl", "stop", "dhcpcd")
