@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import inventory
-from group_data.all import ssh_user
+from console.ssh import options
 
 SECONDS = 20  # for everything that is asked of one node
 SERVICES = {
@@ -87,17 +86,7 @@ def read(status: Status, output: str) -> None:
 
 
 def ssh(address: str) -> list[str]:
-    """As the deploy gets there: its key and known hosts, nothing of a stranger's ~/.ssh/config, no questions."""
-    options = {
-        "User": ssh_user,
-        "BatchMode": "yes",
-        "ConnectTimeout": "5",
-        "ServerAliveInterval": "5",
-        "StrictHostKeyChecking": "accept-new",
-        "IdentityFile": os.environ.get("OKOME_SSH_KEY"),
-        "UserKnownHostsFile": os.environ.get("OKOME_KNOWN_HOSTS"),
-    }
-    return ["ssh", "-F", "none", *(f"-o{name}={value}" for name, value in options.items() if value), address]
+    return ["ssh", "-F", "none", *(f"-o{name}={value}" for name, value in options().items()), address]
 
 
 def ask(status: Status) -> Status:
@@ -154,7 +143,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 1 if a node does not answer or a service is not well."""
     parser = argparse.ArgumentParser(prog="okome status", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
     nodes = [
         Status(name, role, data["address"])
         for role, hosts in (("frontend", inventory.frontends), ("backend", inventory.backends))
@@ -162,7 +151,7 @@ def main(arguments: list[str]) -> int:
     ]
     with ThreadPoolExecutor(len(nodes)) as threads:
         found = list(threads.map(ask, nodes))
-    if options.json:
+    if asked.json:
         print(
             json.dumps(
                 {"nodes": {one.node: asdict(one) | {"healthy": one.healthy} for one in found}}, indent=2
