@@ -18,8 +18,8 @@ Paths:
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
-?h=Name:Value (a response header, may be repeated), ?head=BYTES (so long are status line and headers, filled up
-with X-Padding) and ?etag=TAG (and then answers If-None-Match).
+?h=Name:Value (a response header, may be repeated; Date instead of ours), ?head=BYTES (so long are status line and
+headers, filled up with X-Padding) and ?etag=TAG (and then answers If-None-Match).
 X-Origin-Serial grows with every answer, so that a test sees whether it came from here or from a cache.
 """
 
@@ -252,6 +252,7 @@ class Origin:
         for name, value in request.query:
             if name == "h":
                 field, _colon, content = value.partition(":")
+                headers = [one for one in headers if one[0] != "Date" or field != "Date"]
                 headers.append((field, content))
             elif name == "echo":
                 text += f" {value}={request.header(value)}".encode()

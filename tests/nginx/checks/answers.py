@@ -145,6 +145,11 @@ def headers_of_one_hop_stay_behind(box: Frontend) -> None:
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_intercept_errors on;\n", "")
+@trap(
+    f"{SNIPPETS}/okome-static.conf",
+    "error_page 405 413 @okome_refused;\n",
+    "error_page 400 429 @okome_refused;\n",
+)
 def origins_own_errors_become_maintenance_for_an_asset(box: Frontend) -> None:
     for status in ("502", "503", "504"):
         box.origin(mode=status)
@@ -152,6 +157,9 @@ def origins_own_errors_become_maintenance_for_an_asset(box: Frontend) -> None:
         assert (answer.status, answer.header("Retry-After")) == (503, "5")
     box.origin(mode="500")
     assert box.client.ask("/assets/public/own-error").body == b"the origin says 500\n"
+    box.origin(mode="up")
+    for own in (400, 404, 429):
+        assert box.client.ask(f"/assets/no-store/own?status={own}").body.startswith(b"asset "), own
 
 
 @trap(f"{SNIPPETS}/okome-api.conf", "proxy_intercept_errors off;", "proxy_intercept_errors on;")

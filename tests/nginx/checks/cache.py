@@ -118,11 +118,28 @@ def unusual_vary_is_not_confused(box: Frontend) -> None:
                 assert answer.body.endswith(f"X-Tenant={tenant}".encode()), (vary, tenant)
 
 
-@trap(f"{SNIPPETS}/okome-static.conf", "$okome_cdn_refused $okome_age_refused", '""')
+@trap(f"{SNIPPETS}/okome-static.conf", "$okome_cdn_refused $okome_age_refused $okome_expires_refused", '""')
 def directives_for_shared_caches_are_obeyed(box: Frontend) -> None:
-    for extra in ("h=CDN-Cache-Control:no-store", "h=CDN-Cache-Control:private", "h=Age:200000"):
+    for extra in ("h=CDN-Cache-Control:no-store", "h=CDN-Cache-Control:private", "h=Age:7200"):
         path = f"/assets/public/cdn?{extra}"
         assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", "MISS"], extra
+
+
+@trap("/etc/nginx/conf.d/okome-cache.conf", '    "~^([^\\n]+)\\n\\1\\n" 1;\n', "")
+@trap("/etc/nginx/conf.d/okome-cache.conf", '    "~^0*[1-9][0-9]+\\s*(,|$)" 1;\n', "")
+@trap(f"{SNIPPETS}/okome-static.conf", "$okome_expires_refused", '""')
+def freshness_that_was_over_on_arrival_is_not_counted_anew(box: Frontend) -> None:
+    """What is worth keeping is kept, however oddly its Age or its Expires is written."""
+    later = "Fri, 01 Jan 2038 00:00:00"
+    over = ["max-age=3600&h=Age:7200", "max-age=3600&h=Age:7200,0", "&h=Expires:0", f"&h=Expires:{later} UTC"]
+    over += [f"&h=Date:{later} GMT&h=Expires:{later} GMT"]
+    kept = ["max-age=3600&h=Age:0,7200", "max-age=3600&h=Age:old", "max-age=3600&h=Expires:0"]
+    kept += [f"&h=Expires:{later} GMT", "&h=Expires:Friday, 01-Jan-38 00:00:00 GMT"]
+    kept += ["&h=Expires:Fri Jan  1 00:00:00 2038"]
+    for number, said in enumerate(over + kept):
+        path = f"/assets/own/arrival-{number}?h=Cache-Control:{said.replace(' ', '%20')}"
+        wanted = "HIT" if said in kept else "MISS"
+        assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", wanted], said
 
 
 KEY = 'proxy_cache_key "$scheme://$okome_server $args'
