@@ -1,7 +1,12 @@
 """How pyinfra itself runs here; it reads this file before anything else."""
 
+import shlex
+from types import SimpleNamespace
+
 import click
 from gevent.hub import Hub
+from pyinfra import config
+from pyinfra.api import command
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra_cli.util import parse_cli_arg
 
@@ -18,3 +23,16 @@ _given = dict(word.split("=", 1) for word in _words if "=" in word)
 _hosts = [data for _, data in inventory.frontends + inventory.backends]
 if _trouble := valid.complaints(*_hosts, {name: parse_cli_arg(value) for name, value in _given.items()}):
     raise PyinfraError(" ".join(_trouble))
+
+# A node's start-up files, sudoers and locale are its owner's: umask 077 would make folders of ours unreadable, sudo
+# without secure_path leaves a PATH without sbin, and a German apt says what nobody here reads.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+config.SHELL = f"sh -c 'umask 022; PATH={PATH} LC_ALL=C.UTF-8 exec sh \"$@\"' sh"
+
+
+def quote(text: str) -> str:
+    """As shlex.quote, for a login shell that is fish too: between single quotes a backslash escapes there."""
+    return shlex.quote(text).replace("\\", r"'\\'")
+
+
+command.shlex = SimpleNamespace(quote=quote, split=shlex.split)  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 JOURNAL = "/var/lib/okome/journal"
 
@@ -47,7 +47,7 @@ def parse(output: list[str]) -> FilesState:
     return FilesState(files, pending)
 
 
-class FileStates(FactBase[FilesState]):
+class FileStates(Answer[FilesState]):
     """The state of each path, and whether a transaction is pending.
 
     Never the content: a digest says enough, and some of these files are nobody's business.
@@ -71,5 +71,27 @@ class FileStates(FactBase[FilesState]):
     def default() -> FilesState:
         return FilesState({}, pending=False)
 
-    def process(self, output: list[str]) -> FilesState:
+    def read(self, output: list[str]) -> FilesState:
         return parse(output)
+
+
+class Digest(Answer[str | None]):
+    """SHA-256 of a file's content, wherever symlinks lead; None where there is none.
+
+    **Example:**
+
+    .. code:: python
+
+        host.get_fact(Digest, path="/etc/ssl/okome.pem")
+    """
+
+    def command(self, path: str) -> str:
+        quoted = shlex.quote(path)
+        return f"! test -f {quoted} || sha256sum <{quoted}"
+
+    def read(self, output: list[str]) -> str | None:
+        return output[0].split()[0]
+
+    @staticmethod
+    def default() -> str | None:
+        return None

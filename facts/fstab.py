@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 FSTAB = "/etc/fstab"
 BACKUP = "/etc/fstab.before-okome"
@@ -25,12 +25,12 @@ def parse(output: list[str]) -> FstabState:
     return FstabState(current, backup)
 
 
-class Fstab(FactBase[FstabState]):
+class Fstab(Answer[FstabState]):
     """/etc/fstab and its backup."""
 
     def command(self) -> str:
         # base64, because pyinfra hands over lines and a file is more than its lines.
         return f'for file in {FSTAB} {BACKUP}; do echo "=$(base64 -w 0 $file 2>/dev/null)"; done'
 
-    def process(self, output: list[str]) -> FstabState:
+    def read(self, output: list[str]) -> FstabState:
         return parse(output)

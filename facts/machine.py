@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 
 class MachineState(TypedDict):
@@ -31,7 +31,7 @@ def parse(output: list[str]) -> MachineState:
     )
 
 
-class Machine(FactBase[MachineState]):
+class Machine(Answer[MachineState]):
     """The machine behind the connection. Ask with `_sudo=False`: it tells whether sudo would work."""
 
     def command(self) -> str:
@@ -44,5 +44,5 @@ class Machine(FactBase[MachineState]):
                 echo "gpu-memory $(raspi-config nonint get_config_var gpu_mem /boot/firmware/config.txt)"
         """
 
-    def process(self, output: list[str]) -> MachineState:
+    def read(self, output: list[str]) -> MachineState:
         return parse(output)

@@ -1,9 +1,9 @@
 """How much memory the node has."""
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 
-class MemoryTotal(FactBase[int]):
+class MemoryTotal(Answer[int]):
     """RAM that the kernel can use, in bytes: MemTotal of /proc/meminfo.
 
     pyinfra's own hardware.Memory needs vmstat, which a minimal Debian lacks. Inside a container this is the
@@ -13,6 +13,6 @@ class MemoryTotal(FactBase[int]):
     def command(self) -> str:
         return "grep -m1 '^MemTotal:' /proc/meminfo"
 
-    def process(self, output: list[str]) -> int:
+    def read(self, output: list[str]) -> int:
         _, kibibytes, _ = output[0].split()
         return int(kibibytes) * 1024

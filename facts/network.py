@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, TypedDict
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 # The one file that is ours, for each way of configuring an interface.
 NETWORKMANAGER = "/etc/NetworkManager/system-connections/okome-lan.nmconnection"
@@ -214,7 +214,7 @@ def parse(output: list[str]) -> Interface:
     )
 
 
-class DefaultInterface(FactBase[Interface]):
+class DefaultInterface(Answer[Interface]):
     """
     The interface that carries the default route, who is in charge of it, and what it is configured with.
 
@@ -225,5 +225,5 @@ class DefaultInterface(FactBase[Interface]):
     def command(self) -> str:
         return _COMMAND
 
-    def process(self, output: list[str]) -> Interface:
+    def read(self, output: list[str]) -> Interface:
         return parse(output)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import crossplane
-from pyinfra.api import FactBase
+
+from facts.answer import Answer
 
 ROOT = "/etc/nginx"
 CACHES = {"proxy_cache_path", "fastcgi_cache_path", "uwsgi_cache_path", "scgi_cache_path"}
@@ -146,7 +147,7 @@ def read_all(files: Mapping[str, str]) -> tuple[NginxFile, ...]:
     return tuple(read(path, text, loaded=True, packaged=False) for path, text in files.items())
 
 
-class NginxFiles(FactBase[tuple[NginxFile, ...]]):
+class NginxFiles(Answer[tuple[NginxFile, ...]]):
     """Every file that nginx reads, wherever its includes lead, and every kome-cache* below /etc/nginx.
 
     Works with a configuration that nginx refuses, and without nginx; one command.
@@ -190,7 +191,7 @@ class NginxFiles(FactBase[tuple[NginxFile, ...]]):
             find {ROOT} -name 'kome-cache*' | while IFS= read -r file; do show idle "$file"; done
         """
 
-    def process(self, output: list[str]) -> tuple[NginxFile, ...]:
+    def read(self, output: list[str]) -> tuple[NginxFile, ...]:
         return parse(output)
 
     @staticmethod

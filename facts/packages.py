@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 # Its modification time is when operations/primitives/packages.py last fetched the package lists. apt keeps no such
 # mark: lists that have not changed keep their old dates.
@@ -27,7 +27,7 @@ def parse(output: list[str]) -> PackageState:
     )
 
 
-class Packages(FactBase[PackageState]):
+class Packages(Answer[PackageState]):
     """Which of these packages are installed, and whether dpkg's own state is whole.
 
     **Example:**
@@ -44,7 +44,7 @@ class Packages(FactBase[PackageState]):
             ' test -z "$(dpkg --audit)" && test -z "$(ls /var/lib/dpkg/updates)" || echo broken'
         )
 
-    def process(self, output: list[str]) -> PackageState:
+    def read(self, output: list[str]) -> PackageState:
         return parse(output)
 
     @staticmethod
@@ -97,7 +97,7 @@ def parse_upgrade(output: list[str]) -> UpgradeState:
     )
 
 
-class Upgrade(FactBase[UpgradeState]):
+class Upgrade(Answer[UpgradeState]):
     """What an upgrade would do; packages that are held or phased are not in it, since apt leaves them."""
 
     def command(self) -> str:
@@ -110,7 +110,7 @@ class Upgrade(FactBase[UpgradeState]):
             find /boot -maxdepth 1 -name 'vmlinuz-*' -printf 'image %f\n' | sed 's/ vmlinuz-/ /'
         """
 
-    def process(self, output: list[str]) -> UpgradeState:
+    def read(self, output: list[str]) -> UpgradeState:
         return parse_upgrade(output)
 
     @staticmethod

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 DATA = "/var/lib/redis"
 
@@ -51,7 +51,7 @@ def parse(output: list[str]) -> RedisState:
     )
 
 
-class Redis(FactBase[RedisState]):
+class Redis(Answer[RedisState]):
     """What of another Redis is there; one command, and root's.
 
     + port: the one that ours takes
@@ -95,7 +95,7 @@ class Redis(FactBase[RedisState]):
             fi
         """
 
-    def process(self, output: list[str]) -> RedisState:
+    def read(self, output: list[str]) -> RedisState:
         return parse(output)
 
     @staticmethod

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def parse(output: list[str]) -> dict[str, Setting]:
     }
 
 
-class Sysctl(FactBase[dict[str, Setting]]):
+class Sysctl(Answer[dict[str, Setting]]):
     """Key → setting; a key that this kernel does not have is left out.
 
     **Example:**
@@ -40,7 +40,7 @@ class Sysctl(FactBase[dict[str, Setting]]):
             ' echo "$key $access $(cat "$path")"; done'
         )
 
-    def process(self, output: list[str]) -> dict[str, Setting]:
+    def read(self, output: list[str]) -> dict[str, Setting]:
         return parse(output)
 
     @staticmethod

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass, field
 
-from pyinfra.api import FactBase
+from facts.answer import Answer
 
 APPLIED = "/var/lib/okome/applied"
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Job,NRestarts"
@@ -65,7 +65,7 @@ def parse(names: tuple[str, ...], output: list[str]) -> dict[str, UnitState]:
     }
 
 
-class UnitStates(FactBase[dict[str, UnitState]]):
+class UnitStates(Answer[dict[str, UnitState]]):
     """Name as asked → its state, for all units in one command, once none of them is on its way to another state.
 
     **Example:**
@@ -86,11 +86,11 @@ class UnitStates(FactBase[dict[str, UnitState]]):
     def default() -> dict[str, UnitState]:
         return {}
 
-    def process(self, output: list[str]) -> dict[str, UnitState]:
+    def read(self, output: list[str]) -> dict[str, UnitState]:
         return parse(self.units, output)
 
 
-class FailedUnits(FactBase[list[str]]):
+class FailedUnits(Answer[list[str]]):
     """The names of the units that have failed, once the boot is through (60 s are waited for that)."""
 
     def command(self) -> str:
@@ -99,7 +99,7 @@ class FailedUnits(FactBase[list[str]]):
             " systemctl list-units --failed --plain --no-legend --no-pager"
         )
 
-    def process(self, output: list[str]) -> list[str]:
+    def read(self, output: list[str]) -> list[str]:
         return [line.split()[0] for line in output if line]
 
     @staticmethod

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 
 from pyinfra import host, logger
 from pyinfra.api import DeployError, deploy
-from pyinfra.facts.files import Sha256File
 
+from facts.files import Digest
 from facts.machine import Machine
 from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
@@ -52,7 +52,7 @@ def frontend() -> None:
     """nginx: one site in front of the orchestrator, its cache, its logs."""
     suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
     tls = host.data.tls_certificate
-    certificate = host.get_fact(Sha256File, path=tls) if tls else None
+    certificate = host.get_fact(Digest, path=tls) if tls else None
     configuration = nginx.nginx_config(suite, host.name.upper(), host_data(), certificate)
     found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
     old, aside = nginx.giving_way(found, configuration, host_data())

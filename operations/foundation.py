@@ -2,9 +2,10 @@
 
 from pyinfra import host
 from pyinfra.api import OperationError, deploy
-from pyinfra.operations import files, server
+from pyinfra.operations import server
 
 from facts.fstab import BACKUP, FSTAB, Fstab
+from facts.identity import HOSTS, Identity
 from facts.machine import Machine
 from operations.primitives.address import static_address
 from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
@@ -13,6 +14,7 @@ from operations.primitives.packages import packages
 from operations.primitives.sysctl import sysctl
 from operations.primitives.unit import unit
 from operations.services.fstab import hardened
+from operations.services.hosts import named
 
 RELEASES = ("debian bookworm", "debian trixie", "raspbian bookworm", "raspbian trixie")
 
@@ -40,14 +42,14 @@ def foundation() -> None:
     )
 
     hostname = host.name.upper()
+    identity = host.get_fact(Identity)
     # First the name's entry, then the name: sudo complains of a name it cannot resolve.
-    files.line(
+    config_set(
         name="Its name in /etc/hosts",
-        path="/etc/hosts",
-        line=r"^127\.0\.1\.1\s.*",
-        replace=f"127.0.1.1\t{hostname}",
+        config=ConfigSet((ConfigFile(HOSTS),), values={"hosts": named(identity.hosts, hostname)}),
     )
-    server.hostname(name="Hostname", hostname=hostname)
+    if {identity.hostname, identity.static} != {hostname}:
+        server.shell(name="Hostname", commands=[f"hostnamectl set-hostname {hostname}"])
     if machine["cloud_init"]:
         config_set(name="cloud-init keeps the hostname", config=CLOUD_INIT)
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, OperationError, OperationValueError, State, operation
+from pyinfra.api.exceptions import PyinfraError
 
 from facts.network import (
     GUARD,
@@ -104,7 +105,7 @@ def move(state: State, host: Host, address: str, gateway: str, dns: list[str], c
     """Do it, or say in one sentence why not and where the node answers."""
     try:
         carry_out(host, wanted(address, gateway, dns), confirm_seconds)
-    except (AddressError, ConfirmationError) as error:
+    except (AddressError, ConfirmationError, PyinfraError) as error:
         host.log_styled(str(error), fg="red", log_func=logger.error)
         return False
     return True

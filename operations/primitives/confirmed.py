@@ -13,13 +13,14 @@ from typing import Any
 
 import gevent
 from paramiko import HostKeys, SSHException
-from pyinfra.api import Host, QuoteString, StringCommand
+from pyinfra.api import Host, OperationError, QuoteString, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput
 
 from node.guard import NOT_YET
+from operations.primitives.ask import ask, read
 from operations.primitives.config_set import ConfigFile, ConfigSet, transaction
 
 
@@ -99,7 +100,7 @@ class Confirmation:
             ) from error
         if not done:
             raise ConfirmationError(f"nothing was changed: {said(output)}")
-        return dict(json.loads(output.stdout_lines[-1]))
+        return read("the guard's call", output, lambda lines: dict(json.loads(lines[-1])))
 
     def confirm(self, sha256: str, at: str, back: Sequence[str]) -> None:
         """Confirm over new connections to `at`, or wait for the undo at one of the places in `back`."""
@@ -115,10 +116,10 @@ class Confirmation:
             try:
                 self.connect(at)
                 done, output = self.ask("sh -c", command, seconds=20)
-            except ConfirmationError as error:
+                status = read("the guard's call", output, exit_status) if done else 1
+            except (ConfirmationError, OperationError) as error:
                 trouble = str(error)
             else:
-                status = int(output.stdout_lines[-1].split()[1]) if done else 1
                 if status == 0:
                     return None
                 if status != NOT_YET:
@@ -163,9 +164,7 @@ class Confirmation:
         """Run a command there. A dead link is an ConfirmationError: pyinfra's own _timeout does not end it."""
         try:
             with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
-                return self.host.run_shell_command(
-                    StringCommand(*command), **self.arguments | {"_stdin": stdin}
-                )
+                return ask(self.host, StringCommand(*command), **self.arguments | {"_stdin": stdin})
         except (OSError, EOFError, SSHException) as error:
             raise ConfirmationError(f"the connection broke ({error})") from error
 
@@ -180,9 +179,7 @@ class Confirmation:
     def learn_keys(self) -> None:
         """All host keys of the node: known_hosts may make SSH prefer another type at another place."""
         _, output = self.ask("cat /etc/ssh/ssh_host_*_key.pub", seconds=10)
-        for line in output.stdout_lines:
-            kind, blob = line.split()[:2]
-            self.keys.add((kind, base64.b64decode(blob)))
+        self.keys |= read("the list of host keys", output, host_keys)
 
     def refuse_a_stranger(self, place: str) -> None:
         """A re-imaged node has new host keys: better said now than found out over the new connection."""
@@ -215,6 +212,16 @@ class Confirmation:
             raise ConfirmationError("there is no SSH connection")
         key = transport.get_remote_server_key()
         return key.get_name(), key.asbytes()
+
+
+def host_keys(lines: list[str]) -> set[tuple[str, bytes]]:
+    """`KIND BASE64 COMMENT` lines of public host keys."""
+    return {(kind, base64.b64decode(blob)) for kind, blob, *_ in map(str.split, lines)}
+
+
+def exit_status(lines: list[str]) -> int:
+    """The last line: `exit STATUS`."""
+    return int(lines[-1].removeprefix("exit "))
 
 
 def said(output: CommandOutput) -> str:

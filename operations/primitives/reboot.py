@@ -14,6 +14,7 @@ from pyinfra.api.state import State
 
 from facts.packages import Upgrade
 from facts.units import FailedUnits
+from operations.primitives.ask import ask
 
 # A file in RAM, gone after a boot. An uptime would be the machine's where the node is a container.
 MARK = "/run/okome-before-reboot"
@@ -49,7 +50,7 @@ def _wait(state: State, host: Host, patience: int) -> bool:
             with gevent.Timeout(20, TimeoutError("no answer")):
                 host.disconnect()
                 host.connect(show_errors=False, raise_exceptions=True)
-                up, _ = host.run_shell_command(StringCommand(f"! test -e {MARK}"), _sudo=True)
+                up, _ = ask(host, StringCommand(f"! test -e {MARK}"))
         except (ConnectError, OSError, EOFError, SSHException):
             continue  # not yet
         if up:

@@ -14,6 +14,7 @@ from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
 from facts.units import APPLIED, UnitState, UnitStates
+from operations.primitives.ask import ask
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 from operations.primitives.config_set import FORMER, ConfigSet, digest, host_data, rendered, restoration
 
@@ -251,14 +252,14 @@ def _run_unless(
     otherwise: list[StringCommand],
 ) -> bool:
     """Run the commands of `then`, or say why not and run those of `otherwise`."""
-    _, answer = host.run_shell_command(shell(QUIET, busy), _sudo=True)
+    _, answer = ask(host, shell(QUIET, busy))
     if answer.stdout:
         logger.warning(
             f"{host.print_prefix}{name} is not restarted now, {answer.stdout}: what takes a restart waits for"
             " the next deploy, or the next restart"
         )
     for command in otherwise if answer.stdout else then:
-        done, said = host.run_shell_command(command, _sudo=True, **command.connector_arguments)
+        done, said = ask(host, command, **command.connector_arguments)
         if not done:
             print_host_combined_output(host, said)
             return False

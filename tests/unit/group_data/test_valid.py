@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 import pytest
+from pyinfra.api import Config, command
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import ctx_config
 
 from group_data import valid
 
@@ -89,10 +91,12 @@ def test_what_is_valid(name: str, value: Any) -> None:
 
 
 def pyinfra_reads(*data: str) -> None:
-    """config.py, as pyinfra executes it for a command line with this --data."""
+    """config.py, as pyinfra executes it for a command line with this --data; pyinfra's quoting is put back."""
     context = click.Context(click.Command("pyinfra"))
     context.params = {"data": data, "operations": ("deploys/site.py",)}
-    with context:
+    config = Config()  # type: ignore[no-untyped-call] # pyinfra's own
+    with context, ctx_config.use(config), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "shlex", command.shlex)
         runpy.run_path(str(ROOT / "config.py"))
 
 

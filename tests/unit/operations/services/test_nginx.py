@@ -207,4 +207,7 @@ def test_broken_configuration_is_read_too(etc: Etc) -> None:
 
 def test_without_nginx_there_is_nothing(tmp_path: Path) -> None:
     command = NginxFiles().command().replace(ROOT, str(tmp_path / "none"))
-    assert subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=30).stdout == b""
+    said = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    assert NginxFiles().process(said.splitlines()) == ()
