@@ -12,8 +12,9 @@ from pathlib import Path
 
 import inventory
 from lab import LabError, lan, machine, orchestrator, tree
-from lab.node import MANAGERS, Node, run_in, say
+from lab.node import Node, run_in, say
 from lab.operator import as_caller, environment, forget_hosts, prepare, public_key
+from lab.pi import MANAGERS
 
 
 def known_nodes() -> list[str]:
@@ -32,7 +33,8 @@ def up(args: argparse.Namespace) -> int:
     orchestrator.up()
     names = args.nodes or known_nodes()
     for node in map(Node, names):
-        wanted = {"suite": args.suite or "bookworm", "manager": args.manager or "networkmanager"}
+        usual = "trixie" if args.manager == "imager" else "bookworm"
+        wanted = {"suite": args.suite or usual, "manager": args.manager or "networkmanager"}
         if node.exists and not args.fresh:
             made = node.made_as
             differs = [
@@ -172,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "nodes", nargs="*", metavar="NODE", help="a host of inventory.py; default: all of them"
     )
-    added.add_argument("--suite", choices=tree.SUITES, help="Debian release (bookworm)")
+    added.add_argument("--suite", choices=tree.SUITES, help="Debian release (bookworm; trixie for imager)")
     added.add_argument("--manager", choices=MANAGERS, help="who manages the network (networkmanager)")
     added.add_argument("--fresh", action="store_true", help="replace nodes that exist by new ones")
     added = command("run", run, "run a command as the operator, inside the LAN, with the credentials set")

@@ -15,9 +15,9 @@ from typing import Self
 
 from group_data.all import ssh_user
 from lab import LabError, machine, tree
+from lab.pi import BARE, IMAGER
 
-MANAGERS = ("networkmanager", "dhcpcd", "networkd", "netplan")
-BOOT_SECONDS = 90
+BOOT_SECONDS = 300  # of a machine that is busy with something else; two or three on a quiet one
 # What runs inside a node as root gets this environment and nothing of the operator's.
 ENVIRONMENT = [
     "env",
@@ -32,62 +32,16 @@ ENVIRONMENT = [
 # Runs in a mount namespace of its own, so that no mount is left when it ends. The tmpfs on /run is what
 # systemd-nspawn insists on for its runtime folders. nspawn exits with 133 to be started again: a reboot.
 SUPERVISOR = """
-overlay=$1 name=$2; shift 2
+overlay=$1 name=$2 cmdline=$3; shift 3
 for group; do mkdir -p "$group" && echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 okome /run &&
 mount -t overlay okome -o "$overlay" root || exit 1
 while :; do
   systemd-nspawn --quiet --register=no --keep-unit --boot --directory=root --machine="$name" \
-    --network-veth --network-bridge=br0 --resolv-conf=off --link-journal=no --console=pipe </dev/null
+    --network-veth --network-bridge=br0 --resolv-conf=off --link-journal=no --console=pipe $cmdline </dev/null
   status=$?
   [ "$status" = 133 ] || exit "$status"
 done
-"""
-
-# What makes a Debian tree a Pi on its first day. The manager's name is $1, the operator's public key $2,
-# the operator's name on a node $3.
-BARE = """
-set -e
-echo raspberrypi > /etc/hostname
-cat > /etc/hosts <<'HOSTS'
-127.0.0.1 localhost
-::1 localhost ip6-localhost ip6-loopback
-127.0.1.1 raspberrypi
-HOSTS
-: > /etc/machine-id  # systemd makes one at the first boot
-rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A
-useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal "$3"
-echo "$3 ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/010_pi-nopasswd
-chmod 440 /etc/sudoers.d/010_pi-nopasswd
-install -d -m 700 -o "$3" -g "$3" "/home/$3/.ssh"
-echo "$2" > "/home/$3/.ssh/authorized_keys"; chown "$3:" "/home/$3/.ssh/authorized_keys"
-chmod 600 "/home/$3/.ssh/authorized_keys"
-printf '\\n# a local edit, as found on a node set up by hand\\nnodev\\n' >> /etc/dhcpcd.conf
-rm -f /etc/resolv.conf; : > /etc/resolv.conf
-# Its resolvconf would stand in NetworkManager's way; a Pi has it only where systemd-networkd is in charge.
-[ "$1" = networkd ] || dpkg --purge systemd-resolved > /dev/null
-systemctl -q disable NetworkManager NetworkManager-wait-online dhcpcd systemd-networkd
-case "$1" in
-  networkmanager) systemctl -q enable NetworkManager NetworkManager-wait-online ;;
-  dhcpcd) systemctl -q enable dhcpcd ;;
-  networkd)
-    systemctl -q enable systemd-networkd systemd-networkd-wait-online systemd-resolved
-    ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf ;;
-  netplan)
-    systemctl -q enable NetworkManager NetworkManager-wait-online
-    umask 077
-    cat > /etc/netplan/50-cloud-init.yaml <<'YAML'
-network:
-  version: 2
-  renderer: NetworkManager
-  ethernets:
-    wired:
-      match: {name: "host*"}
-      dhcp4: true
-      optional: true
-YAML
-    ;;
-esac
 """
 
 
@@ -122,6 +76,11 @@ class Node:
         return Path((self.home / "tree").read_text(), "etc/apt/sources.list")
 
     @property
+    def cmdline(self) -> str:
+        """What its boot loader hands on."""
+        return (self.home / "cmdline").read_text()
+
+    @property
     def label(self) -> str:
         return f"okome-{machine.name()}-{self.name}"
 
@@ -149,11 +108,16 @@ class Node:
 
     def create(self, suite: str, manager: str, public_key: str) -> None:
         """A new bare node: an overlay on the suite's base tree. Whatever was there before is gone."""
-        base = tree.base(suite)
+        imager = manager == "imager"
+        if imager and suite != "trixie":
+            raise LabError("Raspberry Pi Imager leaves a node like that on trixie: --suite trixie.")
+        base = tree.base(suite, "cloud-init" if imager else "")
         self.destroy()
         for directory in ("upper", "work", "root"):
             (self.home / directory).mkdir(parents=True)
         (self.home / "tree").write_text(str(base))
+        instance = f"rpi-imager-{time.time_ns() // 10**6}"
+        (self.home / "cmdline").write_text(f"ds=nocloud;i={instance}" if imager else "")
         tree.lend_packages(suite, self.home / "upper/var/cache/apt/archives")
         script = 'mount -t overlay okome -o "$1" root && shift && exec chroot root sh -c "$@"'
         command = [
@@ -164,11 +128,12 @@ class Node:
             script,
             "sh",
             self._overlay,
-            BARE,
+            IMAGER if imager else BARE,
             "sh",
             manager,
             public_key,
             ssh_user,
+            instance,
         ]
         done = subprocess.run(
             command,
@@ -210,6 +175,7 @@ class Node:
         command = [
             *scope,
             *machine.in_lan("unshare", "--mount", "sh", "-c", SUPERVISOR, "sh", self._overlay, self.name),
+            self.cmdline,
             *map(str, groups),
         ]
         with (self.home / "console.log").open("a") as console:

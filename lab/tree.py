@@ -39,26 +39,28 @@ PACKAGES = (
 )
 
 
-def base(suite: str) -> Path:
-    """The base tree of a suite; built when the cache has none. Never written to: nodes are overlays on it."""
+def base(suite: str, more: str = "") -> Path:
+    """The base tree of a suite, with one package more if need be; built when the cache has none. Never written to:
+    nodes are overlays on it."""
+    packages, label = [*PACKAGES, *more.split()], f"{more}-{suite}" if more else suite
     version = machine.run(["mmdebstrap", "--version"]).strip()
-    key = hashlib.sha256("\n".join([suite, version, *PACKAGES]).encode()).hexdigest()[:12]
-    tree = machine.cache_dir() / "trees" / f"{suite}-{key}"
+    key = hashlib.sha256("\n".join([suite, version, *packages]).encode()).hexdigest()[:12]
+    tree = machine.cache_dir() / "trees" / f"{label}-{key}"
     tree.parent.mkdir(parents=True, exist_ok=True)
-    with (tree.parent / f"{suite}.lock").open("w") as lock:
+    with (tree.parent / f"{label}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.is_dir():
-            _build(suite, tree)
+            _build(suite, packages, tree, label)
     return tree
 
 
-def _build(suite: str, tree: Path) -> None:
+def _build(suite: str, packages: Sequence[str], tree: Path, label: str) -> None:
     partial = tree.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    print(f"lab: building the {suite} base tree (a minute or two, once)", file=sys.stderr, flush=True)
+    print(f"lab: building the {label} base tree (a minute or two, once)", file=sys.stderr, flush=True)
     try:
-        bootstrap(suite, PACKAGES, partial, tree.with_suffix(".log"))
-        for stale in tree.parent.glob(f"{suite}-*"):
+        bootstrap(suite, packages, partial, tree.with_suffix(".log"))
+        for stale in tree.parent.glob(f"{label}-*"):
             if stale.is_dir() and stale != partial and not _in_use(stale):
                 shutil.rmtree(stale)
         partial.rename(tree)
