@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
-    from okome.cache import Cache, Cached, CachePolicy
+    from okome.cache import Cache
     from okome.connection import connect, connect_cluster
+    from okome.entry import Cached
     from okome.envelope import Bytes, Codec, Msgpack
     from okome.errors import (
         ComputeCancelledError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from okome.headers import Directives, Quota, Status
     from okome.keys import is_deterministic, key_of
     from okome.ledger import Ledger
+    from okome.policy import CachePolicy
     from okome.stream import CachedStream
 
 __all__ = [
@@ -63,12 +65,14 @@ __all__ = [
 
 _MODULES = {
     "budget": {"Budgets", "Cap", "Decision", "Lease", "Outcome", "Period", "Rate", "Rule"},
-    "cache": {"Cache", "CachePolicy", "Cached"},
+    "cache": {"Cache"},
     "connection": {"connect", "connect_cluster"},
+    "entry": {"Cached"},
     "envelope": {"Bytes", "Codec", "Msgpack"},
     "headers": {"Directives", "Quota", "Status"},
     "keys": {"is_deterministic", "key_of"},
     "ledger": {"Ledger"},
+    "policy": {"CachePolicy"},
     "stream": {"CachedStream"},
 }
 

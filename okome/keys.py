@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ NOT_IN_KEY = frozenset({"user", "safety_identifier", "metadata", "store", "promp
 """Top-level fields of an OpenAI-style request that can't change the answer. Everything else is in the key:
 an allow-list of parameters is how a well-known proxy came to serve wrong answers."""
 
+_NAMES = 4096  # of keys whose digests are kept
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -64,6 +66,18 @@ def _require_json(value: object) -> None:
 def digest(text: str) -> str:
     """32 hex digits: names of users, tags and keys are unbounded and private, key names should be neither."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(_NAMES)
+def value_name(key: str) -> str:
+    """What a key's value is stored under."""
+    return digest("value:" + key)
+
+
+@lru_cache(_NAMES)
+def stream_name(key: str) -> str:
+    """Likewise its stream: the same key may have both."""
+    return digest("stream:" + key)
 
 
 class Keyspace:

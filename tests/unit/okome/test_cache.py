@@ -188,7 +188,7 @@ async def test_a_waiter_in_another_process_is_woken_by_the_message(open_cache: O
 
 async def test_a_lost_message_is_found_by_polling(open_cache: Open, origin: Origin) -> None:
     async with asyncio.timeout(10), open_cache() as one, open_cache(poll=0.05) as two:
-        two._wakes.wake = lambda name: None  # type: ignore[method-assign]  # as if the message never came
+        two._store._wakes.wake = lambda name: None  # type: ignore[method-assign]  # as if the message never came
         origin.release.clear()
         owner = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
@@ -668,16 +668,16 @@ async def test_a_cancelled_put_leaves_no_lock(
     """It has the lock already while the value is packed, or on its way."""
     writing, packed, written = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with Cache(redis, namespace="put", codec=Bytes(), policy=CachePolicy(lock_ttl=60)) as cache:
-        commit = cache._commit
+        commit = cache._store.commit
 
-        async def slowly(*arguments: Any) -> bool:
+        async def slowly(*arguments: Any, **options: Any) -> bool:
             writing.set()
             await packed.wait()
-            stored = await commit(*arguments)
+            stored = await commit(*arguments, **options)
             written.set()
             return stored
 
-        monkeypatch.setattr(cache, "_commit", slowly)
+        monkeypatch.setattr(cache._store, "commit", slowly)
         put = asyncio.create_task(cache.put("k", b"value"))
         await writing.wait()
         assert server.matching("okome:c1:{put}:l:*")

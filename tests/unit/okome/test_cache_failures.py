@@ -25,7 +25,7 @@ from okome import (
     Status,
     connect,
 )
-from okome.cache import _value_name
+from okome.keys import value_name
 
 pytestmark = pytest.mark.anyio
 
@@ -236,8 +236,8 @@ async def test_one_key_that_is_not_ours_hurts_no_other(own_server: RedisServer) 
         origin.release.set()
         await cache.put("good", b"stored")
         await cache.put("bad", b"stored")
-        (good,) = own_server.matching("okome:*:v:" + _value_name("good"))
-        (bad,) = own_server.matching("okome:*:v:" + _value_name("bad"))
+        (good,) = own_server.matching("okome:*:v:" + value_name("good"))
+        (bad,) = own_server.matching("okome:*:v:" + value_name("bad"))
         assert good != bad
         own_server.admin.delete(bad)
         own_server.admin.rpush(bad, "a list")

@@ -262,13 +262,13 @@ async def test_what_was_cut_short_is_given_to_nobody_who_comes_later(
     """Not even while Redis is still being told to give up the lock."""
     told = asyncio.Event()
     async with Cache(redis, namespace="cut", codec=Bytes(), policy=PATIENT) as cache:
-        release = cache._release
+        release = cache._store.release
 
         async def slowly(*arguments: object) -> None:
             await told.wait()
             await release(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(cache, "_release", slowly)
+        monkeypatch.setattr(cache._store, "release", slowly)
         source = Source(b"half")
         first = await cache.stream("k", source, complete=lambda _: False)
         assert b"".join([chunk async for chunk in first]) == b"half"

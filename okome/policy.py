@@ -1,0 +1,55 @@
+"""How long things last in the cache, and how much is allowed."""
+
+import math
+from dataclasses import dataclass
+
+from okome.envelope import MAX_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How long things last, in seconds, and how much is allowed."""
+
+    fresh: float = 300.0
+    """A value is served as it is."""
+    stale: float = 60.0
+    """After that: served, while a new one is computed (stale-while-revalidate, RFC 5861)."""
+    stale_if_error: float = 3600.0
+    """Counted from the end of `fresh`: served when computing a new one failed."""
+    negative: float = 2.0
+    """A failure is remembered: no new attempt until then."""
+    negative_errors: tuple[type[Exception], ...] = ()
+    """The errors worth remembering where there is no old value to serve. Cancellation never is."""
+    lock_ttl: float = 5.0
+    """A dead owner is replaced after this. Says nothing about how long a computation may take: the heartbeat,
+    every third of it, keeps the lock."""
+    max_compute: float = 600.0
+    """A computation is cancelled (TimeoutError) after this, and nobody waits longer for another process's."""
+    poll: float = 1.0
+    """Waiters look for themselves this often, should a wake-up get lost."""
+    beta: float = 1.0
+    """XFetch: above 1 recomputes earlier, 0 never before the end of `fresh` (Vattani et al., 2015)."""
+    max_bytes: int = MAX_BYTES
+    """Encoded; what is larger is passed through and counted."""
+    degraded_computes: int = 8
+    """Computations at the same time while Redis is gone, those that are not to be cached included."""
+    degraded_wait: float = 5.0
+    """How long one waits for its turn then: OverloadedError."""
+    redis_timeout: float = 1.0
+    """For each call to Redis."""
+    write_timeout: float = 1.0
+    """For each write-back; its value has been delivered before."""
+    breaker: float = 1.0
+    """After a failed call, how long Redis is left alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("fresh", "lock_ttl", "max_compute", "poll", "redis_timeout", "write_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a positive number of seconds, not {getattr(self, name)}")
+        for name in ("stale", "stale_if_error", "negative", "beta", "degraded_wait", "breaker"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is not negative: {getattr(self, name)}")
+        if not 0 < self.max_bytes <= MAX_BYTES:
+            raise ValueError(f"max_bytes is 1 to {MAX_BYTES}, not {self.max_bytes}")
+        if self.degraded_computes < 1:
+            raise ValueError("degraded_computes is at least 1")
