@@ -3,7 +3,7 @@
 
     redis_prepare.py /var/lib/okome/replaced
 
-Runs as root before every start of Redis: redis-server.service.d/okome.conf. Standard library only.
+Runs as root before every start of Redis: redis-server.service.d/zz-okome.conf. Standard library only.
 """
 
 import errno

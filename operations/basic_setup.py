@@ -13,6 +13,7 @@ from facts.nginx import NginxFile, NginxFiles
 from facts.redis import Redis, RedisState
 from operations.primitives.config_set import MARK, ConfigFile, config_set, host_data
 from operations.primitives.kept_aside import REPLACED, kept_aside
+from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
 from operations.primitives.secret import secret
 from operations.primitives.unit import unit
@@ -35,7 +36,8 @@ def backend() -> None:
         raise DeployError(f"{host.name}: {'; '.join(obstacles)}.")
     before = redis.first_contact(found)
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
-    config_set(name="Redis service", config=redis.SERVICE)
+    service = prevailing(redis.SERVICE, redis.ALIASES)
+    config_set(name="Redis service", config=service)
     packages(name="Redis", names=["redis-server"])
     if before:
         logger.warning(f"{host.print_prefix}{before}")
@@ -44,7 +46,7 @@ def backend() -> None:
     if before:
         # With its own patience: it may have much to save.
         unit(name="The other Redis saves and stops", unit=redis.UNIT, running=False, enabled=None)
-    unit(name="redis-server runs", unit=redis.UNIT, restarted_if=(redis.SERVICE, configuration))
+    unit(name="redis-server runs", unit=redis.UNIT, restarted_if=(service, configuration))
 
 
 @deploy("Basic setup: frontend")
@@ -60,18 +62,19 @@ def frontend() -> None:
     configuration = replace(configuration, files=configuration.files + gone)
 
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
-    config_set(name="nginx service", config=nginx.SERVICE)
+    service, hourly = prevailing(nginx.SERVICE), prevailing(nginx.HOURLY)
+    config_set(name="nginx service", config=service)
     packages(name="nginx", names=["nginx"])
     config_set(name="nginx folders", config=nginx.FOLDERS)
     config_set(name="nginx log rotation", config=nginx.ROTATION)
-    config_set(name="Log sizes are looked at every hour", config=nginx.HOURLY)
-    unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=nginx.HOURLY)
+    config_set(name="Log sizes are looked at every hour", config=hourly)
+    unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=hourly)
     kept_aside(name="Copies of what gives way", paths=old + aside)
     config_set(name="nginx configuration", config=configuration)
     unit(
         name="nginx runs",
         unit="nginx",
-        restarted_if=nginx.SERVICE,
+        restarted_if=service,
         reloaded_if=configuration,
         busy=nginx.OPEN_REQUESTS,
         patience=host.data.drain_timeout_s + 60,  # a stream may begin in the moment before a restart

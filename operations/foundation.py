@@ -10,6 +10,7 @@ from facts.machine import Machine
 from operations.primitives.address import static_address
 from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
 from operations.primitives.connection import explain_lost_connections
+from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
 from operations.primitives.sysctl import sysctl
 from operations.primitives.unit import unit
@@ -18,9 +19,19 @@ from operations.services.hosts import named
 
 RELEASES = ("debian bookworm", "debian trixie", "raspbian bookworm", "raspbian trixie")
 
-APT = ConfigSet((ConfigFile("/etc/apt/apt.conf.d/80okome"),))
-JOURNALD = ConfigSet((ConfigFile("/etc/systemd/journald.conf.d/90-okome.conf"),))
-SYSCTL = ConfigSet((ConfigFile("/etc/sysctl.d/90-okome.conf"),))
+# What is absent is what they were called: of what others set, the file whose name sorts last wins.
+APT = ConfigSet(
+    (ConfigFile("/etc/apt/apt.conf.d/zz-okome"), ConfigFile("/etc/apt/apt.conf.d/80okome", absent=True))
+)
+JOURNALD = ConfigSet(
+    (
+        ConfigFile("/etc/systemd/journald.conf.d/zz-okome.conf"),
+        ConfigFile("/etc/systemd/journald.conf.d/90-okome.conf", absent=True),
+    )
+)
+SYSCTL = ConfigSet(
+    (ConfigFile("/etc/sysctl.d/zz-okome.conf"), ConfigFile("/etc/sysctl.d/90-okome.conf", absent=True))
+)
 CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 
 
@@ -53,13 +64,14 @@ def foundation() -> None:
     if machine["cloud_init"]:
         config_set(name="cloud-init keeps the hostname", config=CLOUD_INIT)
 
-    config_set(name="apt keeps configuration files and waits for its lock", config=APT)
+    config_set(name="apt keeps configuration files and waits for its lock", config=prevailing(APT))
     packages(name="Packages of every node", names=host.data.packages)
 
-    config_set(name="Journal in RAM", config=JOURNALD)
-    unit(name="journald runs so", unit="systemd-journald", restarted_if=JOURNALD, enabled=None)
+    journald = prevailing(JOURNALD)
+    config_set(name="Journal in RAM", config=journald)
+    unit(name="journald runs so", unit="systemd-journald", restarted_if=journald, enabled=None)
 
-    config_set(name="Kernel settings at boot", config=SYSCTL)
+    config_set(name="Kernel settings at boot", config=prevailing(SYSCTL))
     sysctl(name="Kernel settings now", settings=host.data.sysctl_settings)
 
     for service in host.data.units_masked:

@@ -29,7 +29,7 @@ FRESH = 3600
 
 def _apt_get(*words: str) -> StringCommand:
     """apt-get, once no other apt is at work. What it does with configuration files and how long it waits for
-    dpkg is said in /etc/apt/apt.conf.d/80okome, which every deploy brings first."""
+    dpkg is said in /etc/apt/apt.conf.d/zz-okome, which every deploy brings first."""
     seconds = str(host.data.apt_lock_timeout)
     wait = StringCommand("python3", "-c", QuoteString(WAIT), seconds)
     return StringCommand(wait, "&&", "DEBIAN_FRONTEND=noninteractive apt-get -q -y", *words)

@@ -3,6 +3,10 @@
 from operations.primitives.config_set import ConfigFile, ConfigSet
 
 NGINX = ConfigSet(
-    files=(ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/okome.conf"),),
+    files=(
+        ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/zz-okome.conf"),
+        # what it was called
+        ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/okome.conf", absent=True),
+    ),
     check="systemd",
 )

@@ -45,13 +45,22 @@ FILES = (
 )
 
 SERVICE = ConfigSet(
-    files=(ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf"),),
+    files=(
+        ConfigFile("/etc/systemd/system/nginx.service.d/zz-okome.conf"),
+        ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf", absent=True),  # what it was called
+    ),
     check="systemd",
     values={"site": SITE},
 )
 FOLDERS = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles")
 ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate")
-HOURLY = ConfigSet((ConfigFile("/etc/systemd/system/logrotate.timer.d/okome.conf"),), check="systemd")
+HOURLY = ConfigSet(
+    files=(
+        ConfigFile("/etc/systemd/system/logrotate.timer.d/zz-okome.conf"),
+        ConfigFile("/etc/systemd/system/logrotate.timer.d/okome.conf", absent=True),  # what it was called
+    ),
+    check="systemd",
+)
 
 
 def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: str | None = None) -> ConfigSet:

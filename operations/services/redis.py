@@ -17,11 +17,15 @@ SERVICE = ConfigSet(
         ConfigFile("/usr/local/lib/okome/redis_prepare.py", mode="755"),
         ConfigFile("/usr/local/lib/okome/redis-prepare", absent=True),  # what it was called
         ConfigFile("/usr/local/sbin/redis-admin", mode="755"),
-        ConfigFile("/etc/systemd/system/redis-server.service.d/okome.conf"),
+        ConfigFile("/etc/systemd/system/redis-server.service.d/zz-okome.conf"),
+        ConfigFile(
+            "/etc/systemd/system/redis-server.service.d/okome.conf", absent=True
+        ),  # what it was called
     ),
     check="systemd",
     values={"replaced": REPLACED},
 )
+ALIASES = ("redis.service",)  # Debian's unit has this name too
 # maxmemory counts data and client buffers, not what the allocator loses to fragmentation. Redis calls a ratio
 # above 1.5 bad (INFO memory, mem_fragmentation_ratio), and Debian's build, with the system's jemalloc, can't
 # defragment while it runs. The rest of the node (kernel, journal in RAM, sshd, exporters) gets 512 MiB.

@@ -38,6 +38,14 @@ def node(request: pytest.FixtureRequest, ssh_config: Path) -> Host:
     return testinfra.get_host(f"ssh://{address}?ssh_config={ssh_config}&sudo=true&timeout=10")
 
 
+def assert_drop_in_prevails(node: Host, unit: str) -> None:
+    """The unit is the package's, with our drop-in as the last word on it."""
+    found = node.service(unit).systemd_properties
+    assert found["FragmentPath"].startswith(("/usr/lib/systemd/system/", "/lib/systemd/system/"))
+    assert found["DropInPaths"].split()[-1] == f"/etc/systemd/system/{unit}.d/zz-okome.conf"
+    assert found["NeedDaemonReload"] == "no"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with `node` runs for every node of its module's GROUP, or of all."""
     if "node" in metafunc.fixturenames:

@@ -15,6 +15,7 @@ from testinfra.host import Host
 from okome.acl import PREFIX
 from operations.primitives.secret import load, secret, secrets_file
 from operations.services.redis import maxmemory
+from tests.verify.conftest import assert_drop_in_prevails
 
 GROUP = "backends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/backends.py"))
@@ -223,6 +224,13 @@ def test_the_service_starts_at_boot_waits_for_the_network_and_never_gives_up(nod
     assert "network-online.target" in unit["After"].split()
     assert "network-online.target" in unit["Wants"].split()
     assert unit["NeedDaemonReload"] == "no"
+
+
+def test_what_runs_is_debians_redis_with_our_files(node: Host) -> None:
+    assert_drop_in_prevails(node, "redis-server.service")
+    says = node.check_output("systemctl show -p ExecStart redis-server")
+    assert "argv[]=/usr/bin/redis-server /etc/redis/redis.conf " in says
+    assert "config_file:/etc/redis/redis.conf" in node.check_output("redis-admin --raw info server").split()
 
 
 def test_debians_sandbox_is_kept(node: Host) -> None:

@@ -11,6 +11,7 @@ import pytest
 from testinfra.host import Host
 
 from operations.services.probe import DOWN_FLAG
+from tests.verify.conftest import assert_drop_in_prevails
 
 GROUP = "frontends"
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/frontends.py"))
@@ -49,6 +50,11 @@ def test_every_answer_carries_the_headers(node: Host, path: str) -> None:
     for name in HEADERS:
         assert answer.headers.get(name), (path, name)
     assert answer.headers["X-OKOME-Node"] == node.check_output("hostname")
+
+
+@pytest.mark.parametrize("unit", ["nginx.service", "prometheus-nginx-exporter.service", "logrotate.timer"])
+def test_units_are_debians_with_our_word_last(node: Host, unit: str) -> None:
+    assert_drop_in_prevails(node, unit)
 
 
 def test_a_request_keeps_its_name(node: Host) -> None:

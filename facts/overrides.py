@@ -1,0 +1,75 @@
+"""Files by which anybody may change what a package's units, the journal, the kernel or apt are set to."""
+
+import shlex
+from collections.abc import Mapping
+
+from facts.answer import Answer
+
+# Where units and drop-ins stand that no package brought, as systemd.unit(5) has it; of two drop-ins with one name
+# the one in the earlier folder counts. What generators make is not in it: it is made of other files at each boot.
+SYSTEM = (
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+)
+VENDOR = "/usr/lib/systemd/system"
+# The same for other programs that read a folder in the order of its files' names.
+FOLDERS = (
+    *(f"{root}/systemd/journald.conf.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
+    *(f"{root}/sysctl.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
+)
+APT = ("/etc/apt/apt.conf.d", "/etc/apt/apt.conf")
+
+
+def parse(output: list[str]) -> dict[str, str]:
+    """`/PATH` lines, each followed by the lines of that file with a blank before them."""
+    texts: dict[str, str] = {}
+    path = ""
+    for line in output:
+        if line.startswith(" "):
+            texts[path] += f"{line[1:]}\n"
+        else:
+            path = line
+            texts[path] = ""
+    return texts
+
+
+class Overrides(Answer[Mapping[str, str]]):
+    """Path → text of every file that may have a say, ours among them; and of the packages' own files of `units`.
+
+    Of a unit file that stands in for a package's, or is a link to somewhere, only the path; masks are left out.
+
+    **Example:**
+
+    .. code:: python
+
+        host.get_fact(Overrides, units=("redis-server.service",))
+    """
+
+    def command(self, units: tuple[str, ...]) -> str:
+        roots = " ".join(SYSTEM)
+        own = " ".join(shlex.quote(f"{VENDOR}/{unit}") for unit in units)
+        folders = " ".join(f"{folder}/*.conf" for folder in FOLDERS)
+        return rf"""
+            show() {{
+                for file; do test ! -f "$file" || {{ echo "$file"; sed 's/^/ /' -- "$file"; }}; done
+            }}
+            for root in {roots}; do
+                show "$root"/*.d/*.conf
+                for file in "$root"/*.*; do
+                    test -f "$file" || continue
+                    case $(readlink -f -- "$file") in /usr/lib/* | /lib/* | /dev/*) ;; *) echo "$file" ;; esac
+                done
+            done
+            show {own} {folders} {APT[0]}/* {APT[1]}
+        """
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def read(self, output: list[str]) -> dict[str, str]:
+        return parse(output)

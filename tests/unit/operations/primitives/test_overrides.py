@@ -1,0 +1,191 @@
+"""What of a stranger's files wins over ours, told from the files alone."""
+
+import pytest
+
+from facts.overrides import VENDOR, parse
+from operations.primitives.config_set import MARK
+from operations.primitives.overrides import Setting, overriding, settings
+
+UNIT = "redis-server.service"
+ETC = "/etc/systemd/system"
+DROP_IN = f"{ETC}/{UNIT}.d/zz-okome.conf"
+OURS = {
+    DROP_IN: f"{MARK}\n[Unit]\nConditionPathExists=/a\nAfter=b.target\n"
+    "[Service]\nExecStartPre=+/c\nRestart=always\nReadWritePaths=\nReadWritePaths=/d\n"
+}
+# Of what Debian's unit says, a part.
+PACKAGED = {
+    f"{VENDOR}/{UNIT}": "[Unit]\nAfter=network.target\n[Service]\nType=notify\nExecStart=/usr/bin/redis-server \\\n"
+    "  ProtectHome=no\nUser=redis\nProtectSystem=strict\nRestart=always\nReadWritePaths=-/e\n"
+}
+
+
+def wins(path: str, text: str, packaged: dict[str, str] = PACKAGED) -> list[tuple[str, bool]]:
+    found = overriding({**packaged, DROP_IN: OURS[DROP_IN], path: text}, OURS, ("redis.service",))
+    return [(str(one), one.own) for one in found]
+
+
+# As `systemctl edit` writes it.
+CASE = "# by hand\n[Service]\nExecStart=\nExecStart=/usr/bin/redis-server /srv/redis.conf\nRestart=no\n"
+
+
+@pytest.mark.parametrize(
+    "root",
+    ["/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/transient"],
+)
+@pytest.mark.parametrize("unit", [UNIT, "redis.service"])
+def test_what_runs_is_ours_to_say_wherever_a_drop_in_stands(root: str, unit: str) -> None:
+    path = f"{root}/{unit}.d/override.conf"
+    assert wins(path, CASE) == [(f"{path}:3 sets ExecStart of {UNIT}", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        # Ours is read later, so what both say is ours …
+        ("override.conf", "[Service]\nRestart=no\n", None),
+        ("override.conf", "[Service]\nReadWritePaths=/x\n", None),
+        # … but not in a list that ours adds to, or in another section, or of the package's that ours leaves alone.
+        ("override.conf", "[Service]\nExecStartPre=/x\n", 2),
+        ("override.conf", "[Unit]\nConditionPathExists=/x\n", 2),
+        ("override.conf", "[Service]\nProtectSystem=no\n", 2),
+        ("override.conf", "\n; a\n[Service]\n# b\nNice=1\nType=simple\n", 6),
+        # Read after ours.
+        ("zzz.conf", "[Service]\nRestart=no\n", 2),
+        ("zzz.conf", "[Service]\nReadWritePaths=/x\n", 2),
+        ("zzz.conf", "[Unit]\nAfter=x.target\nWants=x.target\n", None),
+        # Nobody's business but theirs.
+        ("zzz.conf", "[Service]\nMemoryMax=6G\nNice=1\n", None),
+        ("zzz.conf", "[Service]\nExecReload=/x\n", 2),
+        ("zzz.conf", "[Service]\nNice=1\\\nRestart=no\n", None),
+        ("zzz.conf", f"{MARK}\n[Service]\nRestart=no\n", None),  # another set of ours
+    ],
+)  # fmt: skip
+def test_a_drop_in_wins_by_its_name_and_by_what_it_says(name: str, text: str, line: int | None) -> None:
+    path = f"{ETC}/{UNIT}.d/{name}"
+    found = wins(path, text)
+    assert [one.partition(" ")[0] for one, _ in found] == ([f"{path}:{line}"] if line else [])
+    assert all(own for _, own in found)
+
+
+def test_before_the_package_is_there_nobody_knows_what_it_will_say() -> None:
+    path = f"{ETC}/{UNIT}.d/a.conf"
+    assert wins(path, "[Service]\nUser=x\n", packaged={}) == [(f"{path}:2 sets User of {UNIT}", True)]
+    assert wins(f"{ETC}/service.d/a.conf", "[Service]\nUser=x\n", packaged={}) == []
+
+
+@pytest.mark.parametrize("folder", ["service.d", "redis-.service.d"])
+def test_what_is_about_others_too_is_not_ours_to_remove(folder: str) -> None:
+    path = f"{ETC}/{folder}/zzz.conf"
+    assert wins(path, "[Service]\nRestart=no\n") == [(f"{path}:2 sets Restart of {UNIT}", False)]
+    assert wins(path.replace("zzz", "a"), "[Service]\nRestart=no\n") == []
+    assert wins(path.replace("zzz", "zz-okome"), "[Service]\nRestart=no\n") == []  # hidden by ours
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        (f"{ETC}/{UNIT}", True),
+        ("/run/systemd/system/redis.service", True),
+        (f"/etc/systemd/system.control/{UNIT}.d/zz-okome.conf", True),
+    ],
+)
+def test_a_file_may_stand_in_for_the_whole(path: str, own: bool) -> None:
+    ((sentence, found),) = wins(path, "")
+    assert sentence.startswith(f"{path} stands in for ")
+    assert found == own
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/run/systemd/system/{UNIT}.d/zz-okome.conf",
+        f"{ETC}/nginx.service.d/zzz.conf",
+        f"{ETC}/timer.d/zzz.conf",
+        f"{ETC}/x.service",
+        f"/srv/{UNIT}",
+    ],
+)
+def test_what_is_hidden_or_about_something_else_does_not_win(path: str) -> None:
+    assert wins(path, "[Service]\nExecStart=/x\nRestart=no\n") == []
+
+
+def test_over_a_unit_of_our_own_any_drop_in_wins() -> None:
+    whole = {f"{ETC}/okome-probe.service": "[Service]\nRestart=always\n"}
+    path = f"{ETC}/okome-probe.service.d/a.conf"
+    (one,) = overriding({**whole, path: "[Service]\nNice=1\n"}, whole)
+    assert (str(one), one.own) == (f"{path}:2 sets Nice of okome-probe.service", True)
+    assert overriding({path: "[Unit]\nAfter=x\n"}, whole) == ()
+
+
+JOURNALD = {"/etc/systemd/journald.conf.d/zz-okome.conf": "[Journal]\nStorage=volatile\n"}
+
+
+def test_the_journal_is_kept_where_the_last_name_says() -> None:
+    persistent = "[Journal]\nStorage=persistent\n"
+    assert overriding({"/etc/systemd/journald.conf.d/99-persistent.conf": persistent}, JOURNALD) == ()
+    for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib"):
+        path = f"{folder}/systemd/journald.conf.d/zzz.conf"
+        ((one),) = overriding({path: persistent}, JOURNALD)
+        assert (str(one), one.own) == (f"{path}:2 sets Storage", True)
+        assert overriding({path: "[Journal]\nAudit=no\n"}, JOURNALD) == ()
+
+
+KERNEL = {"/etc/sysctl.d/zz-okome.conf": "net.core.somaxconn = 4096\nnet.ipv4.conf.eth0/1.rp_filter = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "win"),
+    [
+        ("99-sysctl.conf", "net.core.somaxconn = 128", False),
+        ("zzz.conf", "net.core.somaxconn = 128", True),
+        ("zzz.conf", "-net/core/somaxconn = 128", True),
+        ("zzz.conf", "net.core.* = 128", True),
+        ("zzz.conf", "net/ipv4/conf/eth0.1/rp_filter=0", True),
+        ("zzz.conf", "net.core.somaxconn_else = 128", False),
+        ("zzz.conf", "# net.core.somaxconn = 128", False),
+    ],
+)
+def test_a_kernel_setting_is_the_last_files_however_its_key_is_written(
+    name: str, line: str, win: bool
+) -> None:
+    path = f"/run/sysctl.d/{name}"
+    found = overriding({path: f"{line}\n"}, KERNEL)
+    key = line.split("=")[0].strip()
+    assert [(str(one), one.own) for one in found] == ([(f"{path}:1 sets {key}", False)] if win else [])
+
+
+APT = {"/etc/apt/apt.conf.d/zz-okome": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "win"),
+    [
+        ("/etc/apt/apt.conf", 'DPkg::Lock::Timeout "1";', True),
+        ("/etc/apt/apt.conf", 'DPkg { Options { "--force-confnew"; }; };', True),
+        ("/etc/apt/apt.conf", '// DPkg::Lock::Timeout "1";', False),
+        ("/etc/apt/apt.conf", 'Acquire::Retries "3";', False),
+        ("/etc/apt/apt.conf.d/zzz", 'dpkg::lock::timeout "1";', True),
+        ("/etc/apt/apt.conf.d/99local", 'DPkg::Options { "--force-confnew"; };', False),
+    ],
+)
+def test_apt_reads_its_own_file_after_the_folder(path: str, line: str, win: bool) -> None:
+    found = overriding({path: f"\n{line}\n"}, APT)
+    assert [(str(one), one.own) for one in found] == ([(f"{path}:2 says {line!r}", False)] if win else [])
+
+
+def test_all_that_wins_is_told_once_for_each_file() -> None:
+    found = {f"{ETC}/{UNIT}.d/{name}.conf": CASE for name in "ab"}
+    assert [one.path for one in overriding({**PACKAGED, **found}, OURS)] == list(found)
+
+
+def test_lines_of_a_unit() -> None:
+    assert list(settings("[A]\n b = c=d \n[B]\n;x=1\ne=\\\n # f\\\n g=1\nh=2\n")) == [
+        Setting("A", "b", "c=d", 2),
+        Setting("B", "e", "\\", 5),
+        Setting("B", "h", "2", 8),
+    ]
+
+
+def test_a_file_is_its_lines() -> None:
+    assert parse(["/a", " x", " ", "  y", "/b", "/c c", " z"]) == {"/a": "x\n\n y\n", "/b": "", "/c c": "z\n"}
