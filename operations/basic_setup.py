@@ -17,7 +17,7 @@ from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
 from operations.primitives.secret import secret
 from operations.primitives.unit import unit
-from operations.services import nginx, redis
+from operations.services import nginx, nginx_strangers, redis
 
 
 @deploy("Basic setup: backend")
@@ -57,7 +57,7 @@ def frontend() -> None:
     certificate = host.get_fact(Digest, path=tls) if tls else None
     configuration = nginx.nginx_config(suite, host.name.upper(), host_data(), certificate)
     found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
-    old, aside = nginx.giving_way(found, configuration, host_data())
+    old, aside = nginx_strangers.giving_way(found, configuration, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)
     configuration = replace(configuration, files=configuration.files + gone)
 

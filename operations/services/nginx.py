@@ -1,17 +1,12 @@
-"""The frontend's nginx: its files, and what of earlier configuration has to give way to them."""
+"""The frontend's nginx: its files, and what stands in them."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Mapping
 from typing import Any
 
-from pyinfra.api import DeployError
-
-from facts.nginx import NginxFile, read_all
-from operations.primitives.config_set import ConfigFile, ConfigSet, rendered
+from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 
-MARK = "# Managed by the okome repository"
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
@@ -37,6 +32,7 @@ FILES = (
     ConfigFile("/etc/nginx/snippets/okome-headers.conf"),
     ConfigFile("/etc/nginx/snippets/okome-health.conf"),
     ConfigFile("/etc/nginx/snippets/okome-maintenance.conf"),
+    ConfigFile("/etc/nginx/snippets/okome-own.conf"),
     ConfigFile("/etc/nginx/snippets/okome-proxy.conf"),
     ConfigFile("/etc/nginx/snippets/okome-refused.conf"),
     ConfigFile("/etc/nginx/snippets/okome-static.conf"),
@@ -87,54 +83,3 @@ def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: st
             "tls_certificate_key": str(data["tls_certificate"]).removesuffix(".pem") + ".key",
         },
     )
-
-
-def _collisions(file: NginxFile, ours: Mapping[tuple[str, str], str]) -> list[str]:
-    """One line for each thing that this file and ours both define."""
-    return [
-        f"{file.path}:{one.line} defines {one.kind} {one.name.removesuffix(':80')!r}"
-        for one in file.definitions
-        if (one.kind, one.name) in ours
-    ]
-
-
-def giving_way(
-    found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, object]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What gives way to our files: (paths to remove, paths of ours whose present content is kept aside).
-
-    A file is the older system's if it is called kome-cache*, or if it collides with ours and all its requests
-    go to the orchestrator. Anything else that collides is a stranger's: DeployError with file and line.
-    """
-    texts = {path: text.decode() for path, text in rendered(config, data).items() if text is not None}
-    ours = {(one.kind, one.name): file.path for file in read_all(texts) for one in file.definitions}
-    replaced = set(texts)
-    removed = set(config.paths) - replaced
-    old, aside, strangers = [], [], []
-    for file in found:
-        if file.text.startswith(MARK):
-            if file.path not in config.paths and file.loaded:
-                old.append(file.path)  # of an earlier version of this repository
-            continue
-        if file.packaged:
-            continue
-        to_us = bool(file.targets) and all(target == data["orchestrator"] for target in file.targets)
-        named = PurePosixPath(file.path).name.startswith("kome-cache")
-        collisions = _collisions(file, ours) if file.loaded else []
-        if file.path in removed and not to_us:
-            strangers.append(f"{file.path} is not Debian's own")
-        elif file.path in config.paths:
-            sites = [one.line for one in file.definitions if one.kind == "server_name"]
-            if sites and not to_us:
-                strangers.append(f"{file.path}:{sites[0]} is a site of its own")
-            aside.append(file.path)
-        elif named or (collisions and to_us):
-            old.append(file.path)
-        elif collisions:
-            strangers.extend(collisions)
-    if strangers:
-        raise DeployError(
-            f"nginx has a configuration that is not ours and collides with it; nothing was changed. "
-            f"Move it away or rename what it defines: {'; '.join(strangers)}."
-        )
-    return tuple(old), tuple(aside)

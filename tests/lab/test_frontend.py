@@ -13,7 +13,7 @@ from lab.client import FRONTEND, Client
 from tests.lab.conftest import Lab
 from tests.lab.frontend import DEPLOY, LOG, NODE, Frontend, Stream, needs_root
 from tests.nginx.checks import CHECKS, Check
-from tests.unit.operations.services.test_nginx import KOME_CACHE
+from tests.unit.operations.services.test_nginx_strangers import KOME_CACHE
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]
 

@@ -15,13 +15,16 @@ from tests.nginx.box import SUITES, Box, why_not
 from tests.nginx.checks import CHECKS, TRAPS, Check, Trap
 from tests.nginx.checks.frame import SNIPPETS
 from tests.nginx.checks.origin import POISON
+from tests.nginx.strangers import WORST
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"nginx in a box {why_not()}")
 
 
 @pytest.fixture(scope="module", params=SUITES)
 def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """Beside a stranger who says the worst for all of http. (In the lab it stands alone.)"""
     with Box(request.param) as running:
+        running.lay({"/etc/nginx/conf.d/shop.conf": WORST})
         running.start()
         yield running
 

@@ -173,7 +173,7 @@ def body_size_is_limited(box: Frontend) -> None:
     "X-Forwarded-For $remote_addr;",
     "X-Forwarded-For $proxy_add_x_forwarded_for;",
 )
-@trap("/etc/nginx/nginx.conf", "    sendfile on;\n", "    sendfile on;\n    underscores_in_headers on;\n")
+@trap(f"{SNIPPETS}/okome-own.conf", "underscores_in_headers off;", "underscores_in_headers on;")
 def poisoning_headers_are_cleared(box: Frontend) -> None:
     """Nothing that stands for the request itself, or for its sender, reaches the origin from a client."""
     spellings = [*POISON, *(name.replace("-", "_") for name in POISON)]  # to a WSGI server they are the same
@@ -221,3 +221,15 @@ def no_other_protocol_passes(box: Frontend) -> None:
         "/v1/models", Connection="Upgrade, HTTP2-Settings", Upgrade="h2c", HTTP2_Settings="AAMA"
     )
     assert "upgrade" not in {name for name, _value in json.loads(answer.body)["headers"]}
+
+
+@trap(
+    f"{SNIPPETS}/okome-own.conf",
+    "set_real_ip_from unix:;",
+    "set_real_ip_from 0.0.0.0/0; real_ip_header X-Forwarded-For;",
+)
+def nobody_chooses_an_address(box: Frontend) -> None:
+    """It is what limits, the log and the status location's list go by."""
+    seen = json.loads(box.client.ask("/v1/models", X_Forwarded_For="10.9.8.7").body)["headers"]
+    assert ["x-real-ip", box.client_address] in seen
+    assert box.client.ask("/okome/health", X_Forwarded_For="10.9.8.7").status == 200

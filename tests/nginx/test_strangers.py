@@ -1,0 +1,87 @@
+"""Our server beside a stranger's: what is inherited, and what is shared."""
+
+from http.client import HTTPException
+
+import pytest
+from crossplane.analyzer import DIRECTIVES
+
+from facts.nginx import read_all
+from facts.nginx_syntax import parse
+from operations.services.nginx_strangers import DEFINES, HARMLESS, Ours, inherited, ours
+from tests.nginx.box import SUITES, Box, tree, why_not
+from tests.nginx.checks.cache import authorization_is_never_shared
+from tests.nginx.checks.frame import SNIPPETS, Check
+from tests.nginx.checks.gate import gate_serves_stale_and_maintenance_at_once
+from tests.nginx.checks.origin import (
+    nobody_chooses_an_address,
+    poisoning_headers_are_cleared,
+    upload_is_forwarded_as_it_comes,
+)
+from tests.nginx.strangers import COLLIDING, COLLIDING_WITH_TLS, HTTP_MAIN, WORST, table
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"nginx in a box {why_not()}")
+
+SHOP = "/etc/nginx/conf.d/shop.conf"
+
+
+def of(suite: str, tls: bool = False) -> Ours:
+    box = Box(suite, tls_certificate="/etc/ssl/okome/cn00.pem" if tls else "")
+    return ours({file.path: file for file in read_all(box.files)})
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """All that can be said for all of http: to both releases' nginx, and to what crossplane knows."""
+    programs = {name for suite in SUITES for name in table(tree(suite) / "usr/sbin/nginx")}
+    assert {"open_file_cache", "http2", "map", "server"} <= programs
+    return programs | {name for name, masks in DIRECTIVES.items() if any(mask & HTTP_MAIN for mask in masks)}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(("tls", "colliding"), [(False, COLLIDING), (True, COLLIDING_WITH_TLS)])
+def test_no_directive_is_forgotten(known: set[str], suite: str, tls: bool, colliding: set[str]) -> None:
+    """Each is said by our server itself, or does nothing to it for the reason given, or collides."""
+    us = of(suite, tls)
+    assert {name for name in known if inherited(name, us)} - {"http2"} == colliding
+    assert inherited("http2", us) == (suite == "bookworm")  # which has no such directive
+
+
+def test_reasons_are_of_something(known: set[str]) -> None:
+    own = of("trixie").own
+    for name, reason in HARMLESS.items():
+        prefix = name if name.endswith("_") else f"{name}_"
+        assert any(one == name or one.startswith(prefix) for one in known - own), name
+        if reason.startswith("tunes "):
+            tuned = reason.removeprefix("tunes ").partition(",")[0].partition(";")[0]
+            assert tuned in own | COLLIDING | set(HARMLESS), reason
+    assert not own & DEFINES - {"include"}
+
+
+def test_the_worst_covers_all_that_ours_says(known: set[str]) -> None:
+    said = {one.name for one in parse(WORST)} | {"http2"}
+    bookworm, trixie = of("bookworm"), of("trixie")
+    assert said >= (bookworm.own | trixie.own) & known - {"include"}
+    assert {name for name in said if inherited(name, bookworm)} == {"http2"}
+
+
+INHERITED: list[tuple[str, str, Check]] = [
+    ("open_file_cache off;\n", "open_file_cache max=10000 inactive=30s; open_file_cache_valid 60s;"
+     " open_file_cache_errors on;", gate_serves_stale_and_maintenance_at_once),
+    ("set_real_ip_from unix:;", "set_real_ip_from 192.168.0.0/16; real_ip_header X-Forwarded-For;",
+     nobody_chooses_an_address),
+    ("underscores_in_headers off;", "underscores_in_headers on;", poisoning_headers_are_cleared),
+    ("allow all;", "deny all;", upload_is_forwarded_as_it_comes),
+    ("auth_basic off;", "auth_basic closed; auth_basic_user_file /dev/null;", upload_is_forwarded_as_it_comes),
+    ("proxy_pass_request_headers on;", "proxy_pass_request_headers off;", authorization_is_never_shared),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "theirs", "check"), INHERITED, ids=lambda one: str(one).split()[0])
+def test_without_our_own_word_it_would_be_inherited(line: str, theirs: str, check: Check) -> None:
+    with Box("bookworm") as box:
+        own = f"{SNIPPETS}/okome-own.conf"
+        assert line in box.files[own]
+        box.lay({own: box.files[own].replace(line, ""), SHOP: theirs})
+        box.start()
+        with pytest.raises((AssertionError, OSError, ValueError, HTTPException)):
+            check(box)
