@@ -1,14 +1,17 @@
-"""A run of the backend's deploy that changes nothing, beside an Ansible playbook that does the same work.
+"""Runs of the deploys that change nothing, beside an Ansible playbook that does the same work and an empty deploy.
 
-Both run in one lab, against one node, in turns, so that what else the machine does meets both. Each run is a
-cold process (with compiled bytecode) and a connection of its own, with the same SSH key and its default output,
-which is read to make sure that nothing changed. pyinfra runs with -y; Ansible with pipelining and ControlPersist.
-The node was deployed by pyinfra, and the playbook, bench/deploy_playbook.yml, must then find nothing to change:
-so both assert the same state.
+The playbook does what the backend's deploy does. Both run in one lab, against one node, in turns, so that what
+else the machine does meets both. Each run is a cold process (with compiled bytecode) and a connection of its
+own, with the same SSH key and its default output, which is read to make sure that nothing changed. pyinfra runs
+with -y; Ansible with pipelining and ControlPersist. The node was deployed by pyinfra, and the playbook,
+bench/deploy_playbook.yml, must then find nothing to change: so both assert the same state.
 
 Commands on the wire are counted by the node's own sshd: at LogLevel VERBOSE it logs "Starting session" for
 every channel that runs something, a command as well as sftp, whoever opens it and however. That is on for
 untimed runs only.
+
+An empty deploy is what no run of pyinfra can be faster than: it reads the inventory, connects, and has nothing to do.
+Each role's no-op run stands beside it, again in turns, on the same host.
 
 The times are medians of `ROUNDS`, the ratio is the one of the medians. The delay is added on the way to the
 node, so a round trip takes so much longer; what it really takes is measured first.
@@ -46,6 +49,9 @@ DELAYS = (0, 5)  # ms
 ROUNDS = 3
 FASTER = 10  # times; the goal
 COMMANDS = 40  # the goal
+FLOOR_ROUNDS = 5
+# Times an empty deploy: the goals, by host.
+FLOORS = {inventory.backends[0][0]: 2.0, inventory.frontends[0][0]: 2.5}
 RUN_SECONDS = 300
 ROOT = Path(__file__).resolve().parent.parent
 PLAYBOOK = Path(__file__).with_name("deploy_playbook.yml")
@@ -74,13 +80,21 @@ class Tool:
 
 
 # pyinfra's last line of results: hosts × operations, and of them Success (changed), Error, No Change.
-PYINFRA = re.compile(r"Grand total +\d+ +(?P<changed>\d+|-) +- +(\d+|-)\s")
+PYINFRA = re.compile(r"Grand total +(?:\d+|-) +(?P<changed>\d+|-) +- +(\d+|-)\s")
 ANSIBLE = re.compile(r" ok=\d+ +changed=(?P<changed>\d+) +unreachable=0 +failed=0 ")
 
 
-def pyinfra(*more: str) -> Tool:
-    command = (*deploy(NODE), "-y", *more)
-    return Tool("pyinfra", command, environment(), PYINFRA)
+def pyinfra(name: str, *more: str) -> Tool:
+    return Tool("pyinfra", (*deploy(name), "-y", *more), environment(), PYINFRA)
+
+
+def nothing(name: str) -> Tool:
+    """pyinfra with an empty deploy, which is about this host because it is called after it."""
+    empty = home() / "empty" / f"{name}.py"
+    empty.parent.mkdir(exist_ok=True)
+    empty.write_text('"""Nothing."""\n')
+    hand_over(empty.parent, empty)
+    return Tool("empty", ("pyinfra", "inventory.py", str(empty), "-y"), environment(), PYINFRA)
 
 
 def own() -> Path:
@@ -195,12 +209,34 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def in_turns(tools: tuple[Tool, ...], rounds: int, what: str) -> dict[str, float]:
+    """Median seconds of each tool; each round runs all of them."""
+    took: dict[str, list[float]] = {tool.name: [] for tool in tools}
+    for number in range(rounds):
+        for tool in tools:
+            took[tool.name].append(timed(tool))
+        times = ", ".join(f"{name} {seconds[-1]:.2f} s" for name, seconds in took.items())
+        say(f"{what}, round {number + 1} of {rounds}: {times}")
+    return {name: statistics.median(seconds) for name, seconds in took.items()}
+
+
+def beside_nothing(name: str, goal: float) -> list[Measure]:
+    """A role's no-op run ÷ that of an empty deploy on the same host."""
+    took = in_turns((nothing(name), pyinfra(name)), FLOOR_ROUNDS, name)
+    times = f"an empty deploy there: {took['empty']:.2f} s, median of {FLOOR_ROUNDS}"
+    return [
+        Measure(f"no-op run of {name}", took["pyinfra"], "s", times),
+        Measure(f"times an empty deploy, {name}", took["pyinfra"] / took["empty"], "x", times, goal=goal),
+    ]
+
+
 def measures() -> list[Measure]:
-    lab("up", "--fresh", NODE)
+    lab("up", "--fresh", *FLOORS)
+    for name in FLOORS:
+        say(f"{name}: first deploy")
+        timed(pyinfra(name, "--data", f"ssh_hostname={Node(name).ssh_address()}"), first=True)
     node = Node(NODE)
-    say(f"{NODE}: first deploy")
-    timed(pyinfra("--data", f"ssh_hostname={node.ssh_address()}"), first=True)
-    tools = (pyinfra(), ansible())
+    tools = (pyinfra(NODE), ansible())
     say("untimed runs: nothing may change; commands are counted")
     counts = counted(node, tools)
 
@@ -209,15 +245,12 @@ def measures() -> list[Measure]:
         Measure("commands of a no-op run", counts["pyinfra"], "commands", goal=COMMANDS),
         Measure("commands of Ansible", counts["ansible"], "commands"),
     ]
+    for name, goal in FLOORS.items():
+        found += beside_nothing(name, goal)
     for delay in DELAYS:
         with delayed(node, address(), delay) as round_trip:
-            took: dict[str, list[float]] = {tool.name: [] for tool in tools}
-            for number in range(ROUNDS):
-                for tool in tools:
-                    took[tool.name].append(timed(tool))
-                times = ", ".join(f"{name} {seconds[-1]:.2f} s" for name, seconds in took.items())
-                say(f"{delay} ms, round {number + 1} of {ROUNDS}: {times}")
-        fast, slow = (statistics.median(took[tool.name]) for tool in tools)
+            took = in_turns(tools, ROUNDS, f"{delay} ms")
+        fast, slow = took["pyinfra"], took["ansible"]
         found += [
             Measure(f"round trip, {delay} ms added", round_trip, "ms"),
             Measure(f"no-op run, {delay} ms added", fast, "s", f"median of {ROUNDS}"),

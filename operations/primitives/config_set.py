@@ -1,6 +1,7 @@
 """A set of configuration files that lands on the node as one transaction, or not at all."""
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -64,6 +65,18 @@ class ConfigSet:
         return tuple(file.path for file in self.files)
 
 
+@functools.cache
+def _environment(templates: Path) -> Environment:
+    """One for all files: it keeps what it has compiled, and each is rendered more than once."""
+    return Environment(  # noqa: S701 - configuration files, not HTML
+        loader=FileSystemLoader(templates),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
 def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -> bytes:
     """The content of one file. Raises OperationError with the template's name if it can't be made."""
     name = file.template or f"{file.path.lstrip('/')}.j2"
@@ -73,15 +86,8 @@ def render(file: ConfigFile, variables: Mapping[str, object], templates: Path) -
         raise OperationError(f"{file.path} has no template {name} in {templates.name}/")
     if not name.endswith(".j2"):
         return (templates / name).read_bytes()
-    environment = Environment(  # noqa: S701 - configuration files, not HTML
-        loader=FileSystemLoader(templates),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     try:
-        return environment.get_template(name).render(variables).encode(errors="surrogateescape")
+        return _environment(templates).get_template(name).render(variables).encode(errors="surrogateescape")
     except TemplateError as error:
         raise OperationError(f"template {name}: {error.message}") from error
 
