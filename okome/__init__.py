@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from okome.budget import Budgets, Cap, Decision, Lease, Outcome, Period, Rate, Rule
+    from okome.budget import Budgets
     from okome.cache import Cache
     from okome.connection import connect, connect_cluster
+    from okome.decision import Decision, Lease, Outcome
     from okome.entry import Cached
     from okome.envelope import Bytes, Codec, Msgpack
     from okome.errors import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from okome.keys import is_deterministic, key_of
     from okome.ledger import Ledger
     from okome.policy import CachePolicy
+    from okome.rules import Cap, Period, Rate, Rule
     from okome.stream import CachedStream
 
 __all__ = [
@@ -64,15 +66,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "budget": {"Budgets", "Cap", "Decision", "Lease", "Outcome", "Period", "Rate", "Rule"},
+    "budget": {"Budgets"},
     "cache": {"Cache"},
     "connection": {"connect", "connect_cluster"},
+    "decision": {"Decision", "Lease", "Outcome"},
     "entry": {"Cached"},
     "envelope": {"Bytes", "Codec", "Msgpack"},
     "headers": {"Directives", "Quota", "Status"},
     "keys": {"is_deterministic", "key_of"},
     "ledger": {"Ledger"},
     "policy": {"CachePolicy"},
+    "rules": {"Cap", "Period", "Rate", "Rule"},
     "stream": {"CachedStream"},
 }
 

@@ -171,23 +171,23 @@ return answer
 
 # KEYS caps only from the third. ARGV lease, ttl of a started lease (ms), retention (ms), ledger or epoch;
 # then per cap two: amount, limit. What is not reserved any more (expired, lost and reseeded) is reserved
-# anew, if it fits. Returns {OK, DENIED, LOST or SETTLED, s, us, rule}.
+# anew, if it fits. Returns {OK, DENIED, LOST or SETTLED, s, us, rule, 0}.
 START = Script(
     _CAP
     + """
-if redis_call('GET', KEYS[1]) == 'S' then return {'SETTLED', time[1], time[2], 0} end
+if redis_call('GET', KEYS[1]) == 'S' then return {'SETTLED', time[1], time[2], 0, 0} end
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
   local spent, reserved, nearest = cap(KEYS[i], known_zero)
-  if not spent then return {'LOST', time[1], time[2], i - 2} end
+  if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
   local f = redis_call('HMGET', KEYS[i], held_as, ended_as)
   local amount = rules[i - 2][1]
   local fitted, held = f[1] and string.sub(f[1], 1, 1) ~= 'B', f[1] and tonumber(string.match(f[1], '%d+')) or 0
-  if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2} end
+  if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2, 0} end
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
   if (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
-    return {'DENIED', time[1], time[2], i - 2}
+    return {'DENIED', time[1], time[2], i - 2, 0}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}
 end
@@ -201,12 +201,12 @@ end
 if redis_call('GET', KEYS[1]) == 'R' then
   redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention)
 end
-return {'OK', time[1], time[2], 0}
+return {'OK', time[1], time[2], 0, 0}
 """
 )
 
 # Rules: R, reserved, actual, seconds per unit; or C, reserved, actual, end of the period (s). Returns {OK or
-# LOST, s, us, rule}.
+# LOST, s, us, rule, 0}.
 SETTLE = Script(
     _CAP
     + """
@@ -215,7 +215,7 @@ local state = {}
 for i = 3, #KEYS do
   if rules[i - 2][1] == 'C' then
     local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
-    if not spent then return {'LOST', time[1], time[2], i - 2} end
+    if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
     state[i] = {spent, reserved, nearest, fresh}
   end
 end
@@ -253,7 +253,7 @@ for i = 3, #KEYS do
   end
 end
 redis_call('SET', KEYS[1], 'S', 'PX', retention)
-return {'OK', time[1], time[2], 0}
+return {'OK', time[1], time[2], 0, 0}
 """
 )
 

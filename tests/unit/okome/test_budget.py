@@ -26,6 +26,7 @@ from okome import (
     StateLostError,
     connect,
 )
+from okome.budget_wire import Said
 from okome.connection import Clock
 from okome.ledger import Account
 from tests.unit.okome.test_cache_failures import Proxy
@@ -200,13 +201,13 @@ async def test_of_two_settlements_at_once_redis_keeps_the_one_that_the_ledger_ke
     one, two = open_budgets(TOKENS), open_budgets(TOKENS)
     lease = await granted(one, {"tokens": 100})
     assert await one.start(lease)
-    settle = one._settle_in_redis
+    settle = one._settlement._settle_in_redis
 
     async def later(*arguments: Any) -> bool:
         await (two.refund(lease) if first == "commit" else two.commit(lease, {"tokens": 60}))
         return await settle(*arguments)
 
-    monkeypatch.setattr(one, "_settle_in_redis", later)
+    monkeypatch.setattr(one._settlement, "_settle_in_redis", later)
     await (one.commit(lease, {"tokens": 60}) if first == "commit" else one.refund(lease))
     assert await left(one) == (940 if first == "commit" else 1000)
     server.admin.flushall()
@@ -478,7 +479,7 @@ async def test_a_restart_forgets_only_what_the_ledger_can_tell_of_this_period(
         await redis.hset(other, "s", "5")
     restarted = open_budgets(TOKENS)
     await restarted.check()
-    assert restarted._stale == {key}
+    assert restarted._reseeding.stale == {key}
     assert await left(restarted) == 999
     assert set(server.matching("okome:*:cap:*")) == {name.encode() for name in (key, *others)}
 
@@ -518,15 +519,15 @@ async def test_a_start_fits_even_if_another_rebuilt_the_counter_meanwhile(
     late = await granted(one, {"tokens": 600})
     server.admin.flushall()
     assert await two.start(await granted(two, {"tokens": other}))
-    begin = one._start
+    begin = one._settlement._start_in_redis
 
-    async def rebuilt_first(*arguments: Any) -> bytes:
+    async def rebuilt_first(*arguments: Any) -> Said | None:
         server.admin.flushall()
         await three.reserve(ANN, {"tokens": 0})
         assert three.counts["seeded"] == 1
         return await begin(*arguments)
 
-    monkeypatch.setattr(one, "_start", rebuilt_first)
+    monkeypatch.setattr(one._settlement, "_start_in_redis", rebuilt_first)
     assert await one.start(late) is fits
     assert await left(three) == (0 if fits else 400)
 
@@ -572,7 +573,7 @@ async def test_an_old_account_is_not_seeded_over_later_spending(
 ) -> None:
     """One process reads the ledger and stalls; another rebuilds the counter and spends, and it is lost again."""
     slow, other = open_budgets(TOKENS), open_budgets(TOKENS)
-    read, rebuild, spent = ledger.account, slow._reseed, 0
+    read, rebuild, spent = ledger.account, slow._reseeding.rebuild, 0
 
     async def read_and_stall(counter: str, settled_since: float) -> Account:
         nonlocal spent
@@ -591,8 +592,10 @@ async def test_an_old_account_is_not_seeded_over_later_spending(
 
     monkeypatch.setattr(ledger, "account", read_and_stall)
     if rebuilt_before:
-        monkeypatch.setattr(slow, "_reseed", rebuild_what_is_there)
-        monkeypatch.setattr(other, "_ledger", as_it_is := Ledger(tmp_path / "spent.sqlite"))
+        monkeypatch.setattr(slow._reseeding, "rebuild", rebuild_what_is_there)
+        as_it_is = Ledger(tmp_path / "spent.sqlite")
+        monkeypatch.setattr(other._reseeding, "_ledger", as_it_is)
+        monkeypatch.setattr(other._settlement, "_ledger", as_it_is)
     assert await left(slow) == 1000 - spent
     assert await left(other) == 1000 - spent
     assert not server.matching("okome:*:seed:*")
@@ -620,7 +623,7 @@ async def test_an_old_account_is_not_seeded_over_a_dropped_counter(
         if reads == 1:
             with own_server.unreachable():
                 await other.commit(lease, {"tokens": 900})
-            await other._drop_stale()
+            await other._reseeding.drop_stale()
         return account
 
     monkeypatch.setattr(ledger, "account", read_and_stall)

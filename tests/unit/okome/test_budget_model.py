@@ -24,7 +24,6 @@ from bench.cache_processes import CAP, spend
 from bench.processes import Processes, barrier
 from bench.redis_server import RedisServer
 from okome import Budgets, Cap, Lease, Ledger, Outcome, connect
-from okome.budget import _mark
 
 LIMIT = 100
 
@@ -157,7 +156,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def expire(self, data: st.DataObject) -> None:
         """Its time is over: as if it had been made an hour earlier."""
         name, lease, state = self.draw(data, self.reserved, self.started)
-        key, field = lease.charges[0].key, f"L:{_mark(lease.id, lease.charges)}"
+        key, field = lease.charges[0].key, f"L:{lease.mark}"
         state_and_amount = self.server.text(key, field).rpartition(" ")[0]
         assert state_and_amount, "the invariant has seen to it that the counter is there"
         self.server.admin.hset(key, mapping={field: f"{state_and_amount} 1", "n": 1})

@@ -6,7 +6,6 @@ from typing import Any
 
 from bench.redis_server import RedisServer
 from okome import Cache, Cap, Lease
-from okome.budget import _mark
 
 PATIENCE = 60.0  # s
 
@@ -40,7 +39,7 @@ def expire(server: RedisServer, *leases: Lease) -> None:
     for lease in leases:
         for charge in lease.charges:
             if isinstance(charge.rule, Cap):
-                field = f"L:{_mark(lease.id, lease.charges)}"
+                field = f"L:{lease.mark}"
                 state_and_amount = server.text(charge.key, field).rpartition(" ")[0]
                 assert state_and_amount, "the counter knows the lease"
                 server.admin.hset(charge.key, mapping={field: f"{state_and_amount} 1", "n": 1})

@@ -1,0 +1,90 @@
+"""Whether somebody may spend: by Redis, or without it by this process's own share."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from okome.budget_wire import Answer, Said, Wire
+from okome.connection import UNAVAILABLE, Breaker, Clock
+from okome.decision import Decision, Lease, Outcome
+from okome.local_share import LocalShare
+from okome.reseeding import TRIES, Reseeding
+from okome.rules import Cap, Charge
+
+
+class Admission:
+    """`share`: None where nothing is given out without Redis."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        reseeding: Reseeding,
+        breaker: Breaker,
+        clock: Clock,
+        share: LocalShare | None,
+        counts: Counter[str],
+    ) -> None:
+        self._wire = wire
+        self._reseeding = reseeding
+        self._breaker = breaker
+        self._clock = clock
+        self._share = share
+        self._counts = counts
+
+    async def by_redis(
+        self, identity: str, charges: Callable[[], tuple[Charge, ...]], rules: int
+    ) -> Decision | None:
+        """None where Redis has no answer. `charges`: by what is known of the time then; `rules`: how many they
+        are at most.
+        """
+        try:
+            if not self._clock.known:
+                await self._wire.sync_clock()
+            if self._reseeding.due:
+                await self._reseeding.drop_stale()
+            for _ in range(TRIES + rules):
+                wanted = charges()
+                answer = await self._wire.reserve(identity, wanted)
+                if answer.said is Said.LOST and await self._reseeding.rebuild(answer.charge):
+                    continue
+                if answer.said is not Said.PERIOD:
+                    return self._decide(identity, wanted, answer)
+            self._counts["period_unclear"] += 1
+        except UNAVAILABLE as error:
+            self._breaker.trip(error)
+        return None
+
+    def _decide(self, identity: str, charges: tuple[Charge, ...], answer: Answer) -> Decision:
+        rule = None if answer.charge is None else answer.charge.rule.name
+        if answer.said is Said.LOST:
+            self._counts["state_lost"] += 1
+            return Decision(Outcome.STATE_LOST, retry_after=1.0, rule=rule)
+        left = answer.left
+        quotas = tuple(
+            [
+                charge.rule.quota(charge, remaining, reset / 1000)
+                for charge, remaining, reset in zip(charges, left[::2], left[1::2], strict=True)
+            ]
+        )
+        if answer.said is Said.OK:
+            self._counts["allowed"] += 1
+            return Decision(Outcome.ALLOWED, Lease(identity, charges), quotas)
+        if answer.said is Said.SETTLED:
+            self._counts["already_settled"] += 1
+            return Decision(Outcome.SETTLED, None, quotas)
+        self._counts["denied"] += 1
+        return Decision(Outcome.DENIED, None, quotas, None if answer.retry < 0 else answer.retry / 1000, rule)
+
+    def without_redis(self, identity: str, charges: tuple[Charge, ...]) -> Decision:
+        """Hard caps fail closed; rates fail to this process's share of them, or closed as well."""
+        self._counts["unavailable"] += 1
+        if self._share is None:
+            return Decision(Outcome.UNAVAILABLE, retry_after=1.0)
+        refused = self._share.take(charges)
+        if refused is None:
+            self._counts["allowed_locally"] += 1
+            return Decision(Outcome.ALLOWED, Lease(identity, charges, local=True))
+        rule = refused.charge.rule
+        if isinstance(rule, Cap):
+            return Decision(Outcome.UNAVAILABLE, retry_after=1.0, rule=rule.name)
+        self._counts["denied_locally"] += 1
+        return Decision(Outcome.DENIED, retry_after=refused.retry_after, rule=rule.name)

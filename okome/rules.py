@@ -1,0 +1,209 @@
+"""What is limited: rates and caps, their periods, and which of them a request is charged to."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property, lru_cache
+
+import msgspec
+
+from okome.headers import Quota
+from okome.keys import Keyspace, digest
+
+MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
+_SUBJECTS = 4096  # whose keys are kept
+
+
+class Period(StrEnum):
+    """Of the calendar, in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+    def around(self, now: float) -> tuple[int, int]:
+        """Begin and end of the period that holds `now`; all in seconds since the epoch."""
+        return self._of_hour(int(now // 3600))
+
+    @lru_cache(8)  # three members, which live for ever anyway
+    def _of_hour(self, hour: int) -> tuple[int, int]:
+        at = datetime.fromtimestamp(hour * 3600, UTC)
+        if self is Period.HOUR:
+            begin, end = at, at + timedelta(hours=1)
+        elif self is Period.DAY:
+            begin = at.replace(hour=0)
+            end = begin + timedelta(days=1)
+        else:
+            begin = at.replace(hour=0, day=1)
+            end = (begin + timedelta(days=32)).replace(day=1)
+        return int(begin.timestamp()), int(end.timestamp())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """`by`: the dimensions that share it, such as ("user", "model"). `unit`: what it counts, such as
+    "tokens". `limit`: in units. `where`: dimensions and values it is for, such as {"tier": "free"}; empty:
+    for all.
+    """
+
+    name: str
+    by: tuple[str, ...]
+    unit: str
+    limit: int
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for word in (self.name, self.unit):
+            if not word.isascii() or not word.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"{word!r} goes into headers: ASCII letters, digits, '-' and '_' only")
+        if not 0 < self.limit <= MAX_AMOUNT:
+            raise ValueError(f"{self.name}: the limit is 1 to 2^53 - 1, not {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(_Rule):
+    """`limit` units per `per` seconds, smoothly (GCRA), `burst` of them at once (all, by default)."""
+
+    per: float = 60.0
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        if not 0 < self.per < math.inf or (self.burst is not None and self.burst < 1):
+            raise ValueError(f"{self.name}: per and burst are positive")
+        if self.interval < 1e-6:
+            raise ValueError(f"{self.name}: at most a million units a second can be told apart")
+
+    @cached_property
+    def interval(self) -> float:
+        """Seconds for one unit to come back."""
+        return self.per / self.limit
+
+    @cached_property
+    def tolerance(self) -> float:
+        """Seconds that may be taken in advance."""
+        return self.interval * (self.limit if self.burst is None else self.burst)
+
+    @cached_property
+    def life(self) -> str:
+        """Milliseconds for which any state of it means something."""
+        return str(math.ceil(self.tolerance * 1000) + 1)
+
+    def period_around(self, now: float) -> tuple[int, int]:
+        """It has none."""
+        return 0, 0
+
+    def state_of(self, whom: str, begin: int) -> tuple[str, str]:
+        """Kind and name of the key that holds it for `whom` (a digest)."""
+        return "rate", f"{self.name}:{whom}"
+
+    def reserving(self, charge: "Charge") -> tuple[str | int | float, ...]:
+        """As RESERVE wants it."""
+        return "R", charge.amount, self.interval, self.tolerance, self.life
+
+    def settling(self, charge: "Charge", actual: int) -> list[str | int | float]:
+        """As SETTLE wants it."""
+        return ["R", charge.amount, actual, self.interval]
+
+    def quota(self, charge: "Charge", remaining: int, reset: float) -> Quota:
+        return Quota(self.name, self.unit, self.limit, remaining, self.per, reset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap(_Rule):
+    """`limit` units per calendar period, hard: reserved and spent together never exceed it, but for debt."""
+
+    period: Period = Period.DAY
+
+    def period_around(self, now: float) -> tuple[int, int]:
+        return self.period.around(now)
+
+    def state_of(self, whom: str, begin: int) -> tuple[str, str]:
+        """Kind and name of the key that holds it for `whom` (a digest), in the period that begins then."""
+        return "cap", f"{self.name}:{whom}:{self.period}-{begin}"
+
+    def reserving(self, charge: "Charge") -> tuple[str | int | float, ...]:
+        """As RESERVE wants it."""
+        return "C", charge.amount, self.limit, charge.begin, charge.end
+
+    def settling(self, charge: "Charge", actual: int) -> list[str | int | float]:
+        """As SETTLE wants it."""
+        return ["C", charge.amount, actual, charge.end]
+
+    def quota(self, charge: "Charge", remaining: int, reset: float) -> Quota:
+        return Quota(self.name, self.unit, self.limit, remaining, charge.end - charge.begin, reset)
+
+
+Rule = Rate | Cap
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """What one rule takes part in: the key of its state (`wire`: as it is sent), how much, and a cap's period."""
+
+    rule: Rule
+    key: str
+    wire: bytes
+    amount: int
+    begin: int = 0
+    end: int = 0
+
+
+class Rules:
+    """Those of one Budgets; their states' keys by `key`."""
+
+    def __init__(self, rules: Sequence[Rule], key: Keyspace) -> None:
+        if len({rule.name for rule in rules}) != len(rules):
+            raise ValueError("two rules have the same name")
+        self._rules = tuple(rules)
+        self._key = key
+        self._states = lru_cache(_SUBJECTS)(self._find_states)
+        self.capped = any(isinstance(rule, Cap) for rule in rules)
+        """Whether there is a hard cap among them."""
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def charges(
+        self, subject: Mapping[str, str], amounts: Mapping[str, int], now: float
+    ) -> tuple[Charge, ...]:
+        """Of the rules that count one of these units. ValueError for a missing dimension or a bad amount."""
+        for amount in amounts.values():
+            require_amount(amount)
+        hour = int(now // 3600)
+        return tuple(
+            [
+                Charge(rule, key, wire, amounts[rule.unit], begin, end)
+                for rule, key, wire, begin, end in self._states(tuple(subject.items()), tuple(amounts), hour)
+            ]
+        )
+
+    def _find_states(
+        self, subject: tuple[tuple[str, str], ...], units: tuple[str, ...], hour: int
+    ) -> list[tuple[Rule, str, bytes, int, int]]:
+        """Their keys, and the periods of the caps among them."""
+        values = dict(subject)
+        states: list[tuple[Rule, str, bytes, int, int]] = []
+        for rule in self._rules:
+            if rule.unit not in units:
+                continue
+            if rule.where and any(values.get(name) != value for name, value in rule.where.items()):
+                continue
+            try:
+                whom = digest("\0".join([f"{name}={values[name]}" for name in rule.by]))
+            except KeyError as missing:
+                raise ValueError(f"{rule.name} is by {missing}, which the subject does not say") from None
+            begin, end = rule.period_around(hour * 3600)
+            key = self._key(*rule.state_of(whom, begin))
+            states.append((rule, key, key.encode(), begin, end))
+        return states
+
+
+def caps(charges: Iterable[Charge]) -> list[Charge]:
+    return [charge for charge in charges if isinstance(charge.rule, Cap)]
+
+
+def require_amount(amount: object) -> None:
+    if not isinstance(amount, int) or isinstance(amount, bool) or not 0 <= amount <= MAX_AMOUNT:
+        raise ValueError(f"an amount is a whole number of units, 0 to 2^53 - 1, not {amount!r}")
