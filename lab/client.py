@@ -77,7 +77,7 @@ class Client:
         self.threads.shutdown()
 
     def wait_for(self, host: str, port: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.connect(host, port).close()

@@ -222,7 +222,7 @@ def _ancestors() -> set[int]:
     return found
 
 
-def _wait_until_gone(pids: list[str], seconds: float = 10) -> None:
+def _wait_until_gone(pids: list[str], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     own = _ancestors()
     while any(int(pid) not in own and not machine.ended(int(pid)) for pid in pids):

@@ -202,17 +202,17 @@ class Node:
             if pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self._wait_for_end(supervisor, 15)
+        self._wait_for_end(supervisor, 60)
 
     def off(self) -> None:
-        """A clean shutdown; after 60 s without an end, a power cut."""
+        """A clean shutdown; after three minutes without an end, a power cut."""
         supervisor = self.supervisor
         if supervisor is None:
             return
         if (leader := self.leader) is not None:
             os.kill(leader, signal.SIGRTMIN + 4)  # systemd(1): start poweroff.target
         try:
-            self._wait_for_end(supervisor, 60)
+            self._wait_for_end(supervisor, 180)
         except LabError:
             self.cut()
 
@@ -291,7 +291,7 @@ class Node:
         """Where SSH answers now, or None."""
         for address in self.addresses():
             scan = machine.in_lan("ssh-keyscan", "-T", "2", "-t", "ed25519", address)
-            if machine.run(scan, check=False, timeout=10).strip():
+            if machine.run(scan, check=False).strip():
                 return address
         return None
 

@@ -88,7 +88,7 @@ def _start(module: str, *words: str | Path) -> None:
             stderr=output,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not _answers():
         if process.poll() is not None or time.monotonic() > deadline:
             raise LabError(f"{module} did not start at {ADDRESS}:{PORT}: {log} says why.")

@@ -311,7 +311,7 @@ def chunk(number: int, *, events: bool) -> bytes:
 def tell(control: Path, **words: Any) -> dict[str, Any]:
     """Sends one command to a running origin; its state. ValueError if refused, OSError if nobody is there."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.connect(str(control))
         connection.sendall(json.dumps(words).encode() + b"\n")
         with connection.makefile() as lines:

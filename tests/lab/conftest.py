@@ -43,7 +43,7 @@ class Lab:
         kept = [f"{key}={ENVIRONMENT[key]}" for key in keep if key in ENVIRONMENT]
         return [*AS_ROOT, "env", *kept, sys.executable, "-B", "-m", "lab", *words]
 
-    def __call__(self, *words: str, timeout: float = 300, check: bool = True) -> str:
+    def __call__(self, *words: str, timeout: float = 600, check: bool = True) -> str:
         done = subprocess.run(
             self.command(*words),
             cwd=self.root,
@@ -64,7 +64,7 @@ class Lab:
 
     def address(self, node: str = "cn01") -> str:
         """Where SSH answers now."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             address: str | None = json.loads(self("status", "--json"))["nodes"][node]["address"]
             if address:
@@ -84,7 +84,7 @@ class Lab:
         deploy: str = "deploys/cn01.py",
         address: str | None = None,
         env: tuple[str, ...] = (),
-        timeout: float = 400,
+        timeout: float = 900,
     ) -> Run:
         """Run a deploy to its end; `address` where it is not the final one, with env(1)'s words"""
         where = ["--data", f"ssh_hostname={address}"] if address else []
@@ -111,13 +111,20 @@ class Lab:
     def verify(self, *words: str, node: str = "cn01") -> str:
         """testinfra's word on the finished node, as an operator asks for it; all of it passed."""
         pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "tests/verify", "--node", node]
-        return self("run", "--", *pytest, *words, timeout=300)
+        return self("run", "--", *pytest, *words, timeout=900)
 
 
 def kill_group(run: subprocess.Popen[Any]) -> None:
     """SIGKILL for a run and all it started, which may be root's."""
     subprocess.run([*AS_ROOT, "kill", "-KILL", "--", f"-{run.pid}"], check=False, timeout=30)
     run.wait(timeout=30)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A node that is made, booted and deployed takes a minute, on a machine that is busy with other labs ten."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")

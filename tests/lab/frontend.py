@@ -38,7 +38,7 @@ class Stream:
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._read, args=(client,), daemon=True)
         self.thread.start()
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while not self.received:
             assert time.monotonic() < limit, f"the stream did not begin: {self.failure}"
             time.sleep(0.05)
@@ -97,7 +97,7 @@ class Frontend:
         return bool(json.loads(self.client.ask("/okome/health").body)["upstream_ok"])
 
     def until_gate(self, up: bool) -> None:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 60
         while self.gate() != up:
             assert time.monotonic() < limit
             time.sleep(0.02)
