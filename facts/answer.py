@@ -3,10 +3,10 @@ before the command does, and after it."""
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from pyinfra.api import FactBase, FactError
+from pyinfra.api import FactBase, FactError, StringCommand
 from pyinfra.context import ctx_host
 
 MARK, END = "::answer::", "::end::"
@@ -35,11 +35,14 @@ class Answer(FactBase[T]):
     name and the node's.
     """
 
+    # The command as the class wrote it, without its marks.
+    plain: Callable[..., str | StringCommand]
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "command" not in vars(cls):
             return
-        plain = cls.command
+        cls.plain = plain = cls.command
 
         @functools.wraps(plain)
         def command(*args: Any, **kwargs: Any) -> str:

@@ -8,8 +8,8 @@ from facts.answer import Answer
 class MachineState(TypedDict):
     """What Machine finds."""
 
-    # Whether the operator may become root without being asked for a password.
-    sudo: bool
+    # What sudo says to one who wants to become root: "" if it lets the operator, without a password.
+    sudo: str
     # The distribution as /etc/os-release names it: "debian bookworm".
     release: str
     # What systemd-detect-virt says: "none" on a Pi.
@@ -23,7 +23,7 @@ def parse(output: list[str]) -> MachineState:
     """`key value` lines; a key that is missing says no."""
     said = {key: value for key, _, value in (line.partition(" ") for line in output)}
     return MachineState(
-        sudo="sudo" in said,
+        sudo=said["sudo"],
         release=said["release"],
         virtualization=said["virtualization"],
         cloud_init="cloud-init" in said,
@@ -38,7 +38,9 @@ class Machine(Answer[MachineState]):
         return r"""
             . /etc/os-release; echo "release $ID $VERSION_CODENAME"
             echo "virtualization $(systemd-detect-virt)"
-            ! sudo -n true 2>/dev/null || echo "sudo yes"
+            said=$(sudo -n true 2>&1 >/dev/null) && said= ||
+                said=$(printf '%s\n' "$said" "exit status $?" | grep . | head -n 1)
+            echo "sudo $said"
             ! test -d /etc/cloud/cloud.cfg.d || echo "cloud-init yes"
             ! command -v raspi-config >/dev/null ||
                 echo "gpu-memory $(raspi-config nonint get_config_var gpu_mem /boot/firmware/config.txt)"

@@ -1,20 +1,20 @@
 """Phase 1: what a node is for. Redis on the backend, nginx on the frontend."""
 
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from pyinfra import host, logger
-from pyinfra.api import DeployError, deploy
+from pyinfra.api import deploy
 
 from facts.files import Digest
 from facts.machine import Machine
 from facts.memory import MemoryTotal
 from facts.nginx import NginxFile, NginxFiles
 from facts.redis import Redis, RedisState
-from operations.primitives.config_set import MARK, ConfigFile, config_set, host_data
-from operations.primitives.kept_aside import REPLACED, kept_aside
+from operations.primitives.config_set import ConfigFile, config_set, host_data
+from operations.primitives.kept_aside import kept_aside
 from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
+from operations.primitives.preflight import seen
 from operations.primitives.secret import secret
 from operations.primitives.unit import unit
 from operations.services import nginx, nginx_strangers, redis
@@ -24,16 +24,8 @@ from operations.services import nginx, nginx_strangers, redis
 def backend() -> None:
     """Redis: bounded, evicting, keeping nothing; for the LAN's application user, the exporter, and root."""
     passwords = {user: secret(f"redis_{user}") for user in ("okome", "exporter")}
-    configuration = redis.configuration(host.data.redis_maxmemory, host.get_fact(MemoryTotal), passwords)
-    found: RedisState = host.get_fact(
-        Redis,
-        port=host.data.redis_port,
-        files=configuration.paths,
-        mark=MARK,
-        beside=str(PurePosixPath(REPLACED).parent),
-    )
-    if obstacles := redis.findings(found, host.data.address, host.data.redis_port):
-        raise DeployError(f"{host.name}: {'; '.join(obstacles)}.")
+    configuration = redis.configuration(host.data.redis_maxmemory, seen(MemoryTotal), passwords)
+    found: RedisState = seen(Redis, **redis.asked(host.data.redis_port))
     before = redis.first_contact(found)
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
     service = prevailing(redis.SERVICE, redis.ALIASES)
@@ -52,11 +44,11 @@ def backend() -> None:
 @deploy("Basic setup: frontend")
 def frontend() -> None:
     """nginx: one site in front of the orchestrator, its cache, its logs."""
-    suite = host.get_fact(Machine, _sudo=False)["release"].rpartition(" ")[2]
+    suite = seen(Machine, _sudo=False)["release"].rpartition(" ")[2]
     tls = host.data.tls_certificate
-    certificate = host.get_fact(Digest, path=tls) if tls else None
+    certificate = seen(Digest, path=tls) if tls else None
     configuration = nginx.nginx_config(suite, host.name.upper(), host_data(), certificate)
-    found: tuple[NginxFile, ...] = host.get_fact(NginxFiles)
+    found: tuple[NginxFile, ...] = seen(NginxFiles)
     old, aside = nginx_strangers.giving_way(found, configuration, host_data())
     gone = tuple(ConfigFile(path, absent=True) for path in old)
     configuration = replace(configuration, files=configuration.files + gone)

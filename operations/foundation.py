@@ -1,7 +1,7 @@
 """Phase 0, for every node: who it is on the LAN, and how it treats its packages, its card and its logs."""
 
 from pyinfra import host
-from pyinfra.api import OperationError, deploy
+from pyinfra.api import deploy
 from pyinfra.operations import server
 
 from facts.fstab import BACKUP, FSTAB, Fstab
@@ -9,15 +9,13 @@ from facts.identity import HOSTS, Identity
 from facts.machine import Machine
 from operations.primitives.address import static_address
 from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
-from operations.primitives.connection import explain_lost_connections
 from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
+from operations.primitives.preflight import seen
 from operations.primitives.sysctl import sysctl
 from operations.primitives.unit import unit
 from operations.services.fstab import hardened
 from operations.services.hosts import named
-
-RELEASES = ("debian bookworm", "debian trixie", "raspbian bookworm", "raspbian trixie")
 
 # What is absent is what they were called: of what others set, the file whose name sorts last wins.
 APT = ConfigSet(
@@ -37,13 +35,7 @@ CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 
 @deploy("Foundation")
 def foundation() -> None:
-    explain_lost_connections()
-    machine = host.get_fact(Machine, _sudo=False)
-    if not machine["sudo"]:
-        raise OperationError(f"{host.name}: {host.data.ssh_user} needs sudo without a password.")
-    if machine["release"] not in RELEASES:
-        raise OperationError(f"{host.name} runs {machine['release']}; Debian bookworm or trixie is needed.")
-
+    machine = seen(Machine, _sudo=False)
     static_address(
         name="Static address",
         address=f"{host.data.address}/{host.data.lan_prefix_length}",
@@ -53,7 +45,7 @@ def foundation() -> None:
     )
 
     hostname = host.name.upper()
-    identity = host.get_fact(Identity)
+    identity = seen(Identity)
     # First the name's entry, then the name: sudo complains of a name it cannot resolve.
     config_set(
         name="Its name in /etc/hosts",

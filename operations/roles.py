@@ -6,6 +6,8 @@ from pyinfra.api import OperationError
 from operations.basic_setup import backend, frontend
 from operations.failover import failover
 from operations.foundation import foundation
+from operations.preflight import preflight
+from operations.primitives.connection import explain_lost_connections
 
 
 def role(*names: str) -> None:
@@ -16,6 +18,8 @@ def role(*names: str) -> None:
     """
     if strange := set(names) - set(host.groups):
         raise OperationError(f"{host.name} is not in {', '.join(strange)} of inventory.py.")
+    explain_lost_connections()
+    preflight(*names)
     foundation()
     if "backends" in names:
         backend()

@@ -3,12 +3,17 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
 
 from pyinfra.api import DeployError
 
-from facts.redis import DATA, RedisState
-from operations.primitives.config_set import ConfigFile, ConfigSet
+from facts.memory import MemoryTotal
+from facts.redis import DATA, Redis, RedisState
+from facts.several import Question
+from operations.primitives.config_set import MARK, ConfigFile, ConfigSet
 from operations.primitives.kept_aside import REPLACED
+from operations.primitives.preflight import Look
 
 UNIT = "redis-server.service"
 
@@ -64,6 +69,32 @@ FILES = (
     ConfigFile("/etc/redis/users.acl", owner="redis", group="redis", mode="640"),
 )
 LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "*", "[::]")  # noqa: S104 - read of a socket, bound by nobody here
+
+
+def look(data: Mapping[str, Any]) -> Look:
+    """`data` is the host's."""
+    return Look(
+        (Question(MemoryTotal), Question(Redis, asked(data["redis_port"]))),
+        lambda total, state: [
+            *unfit(data["redis_maxmemory"], total),
+            *findings(state, data["address"], data["redis_port"]),
+        ],
+    )
+
+
+def asked(port: int) -> dict[str, Any]:
+    """The arguments of the fact Redis."""
+    paths = tuple(file.path for file in FILES)
+    return {"port": port, "files": paths, "mark": MARK, "beside": str(PurePosixPath(REPLACED).parent)}
+
+
+def unfit(wanted: str, total: int) -> list[str]:
+    """Why Redis can't have that much memory."""
+    try:
+        maxmemory(wanted, total)
+    except DeployError as error:
+        return [str(error)]
+    return []
 
 
 def findings(state: RedisState, address: str, port: int) -> list[str]:

@@ -11,6 +11,7 @@ from facts.fstab import parse as parse_fstab
 from facts.machine import parse as parse_machine
 from facts.packages import PackageState, UpgradeState, parse, parse_upgrade
 from operations.services.fstab import MARK, TMP, hardened
+from operations.services.machine import findings
 
 PI = """\
 proc            /proc           proc    defaults          0       0
@@ -21,9 +22,9 @@ PARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1
 
 
 def test_machine_with_everything() -> None:
-    said = ["release debian bookworm", "virtualization none", "sudo yes", "cloud-init yes", "gpu-memory 76"]
+    said = ["release debian bookworm", "virtualization none", "sudo ", "cloud-init yes", "gpu-memory 76"]
     assert parse_machine(said) == {
-        "sudo": True,
+        "sudo": "",
         "release": "debian bookworm",
         "virtualization": "none",
         "cloud_init": True,
@@ -31,9 +32,25 @@ def test_machine_with_everything() -> None:
     }
 
 
-def test_machine_whose_sudo_asks() -> None:
-    found = parse_machine(["release debian trixie", "virtualization systemd-nspawn"])
-    assert (found["sudo"], found["cloud_init"], found["gpu_memory"]) == (False, False, None)
+def test_a_machine_that_lacks_the_rest() -> None:
+    found = parse_machine(["release debian trixie", "virtualization systemd-nspawn", "sudo "])
+    assert (found["cloud_init"], found["gpu_memory"]) == (False, None)
+    assert findings(found, "ncadmin") == []
+
+
+@pytest.mark.parametrize(
+    ("sudo", "release", "said"),
+    [
+        ("sudo: a password is required", "debian trixie", ["`ncadmin ALL=(ALL) NOPASSWD: ALL`"]),
+        ("sudo: sorry, you must have a tty to run sudo", "debian trixie", ["`Defaults:ncadmin !requiretty`"]),
+        ("sh: 1: sudo: not found", "debian trixie", ["ncadmin can't become root: sh: 1: sudo: not found"]),
+        ("sudo: a password is required", "debian bullseye", ["NOPASSWD", "it runs debian bullseye"]),
+    ],
+)
+def test_what_a_machine_has_to_be(sudo: str, release: str, said: list[str]) -> None:
+    found = findings(parse_machine([f"release {release}", "virtualization none", f"sudo {sudo}"]), "ncadmin")
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
 
 
 def test_packages_between_unpack_and_configure() -> None:
