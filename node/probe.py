@@ -49,10 +49,10 @@ class Health:
 
 def status_of(head: bytes) -> int:
     """The status code of a response's first line; ValueError if that is not HTTP."""
-    version, code, *_ = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    if not version.startswith(b"HTTP/1."):
+    words = head.partition(b"\r\n")[0].split(b" ")
+    if not words[0].startswith(b"HTTP/1."):
         raise ValueError(f"not an HTTP answer: {head[:40]!r}")
-    return int(code)
+    return int(b"".join(words[1:2]))
 
 
 async def ask(url: SplitResult) -> int:

@@ -12,22 +12,65 @@ from tests.lab.test_run import assert_no_change
 STAMP = "/var/lib/okome/applied/redis-server.service.restart"
 
 
+OLD_REDIS = """
+apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy redis-server
+redis-cli set old 1; redis-cli save; redis-cli config set appendonly yes
+redis-cli config set requirepass old-secret; REDISCLI_AUTH=old-secret redis-cli config rewrite
+timeout 30 sh -c 'until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done'
+test -e /var/lib/redis/dump.rdb; head -c 3000000 /dev/zero >/var/lib/redis/big
+echo 'user default on nopass ~* +@all' >/etc/redis/users.acl
+"""
+# Another's server on the port, and a disk for what is to be kept that has less room than that takes.
+IN_THE_WAY = """
+systemctl stop redis-server
+systemd-run -q --unit=valkey-server -- python3 -m http.server 6379
+timeout 30 sh -c 'until ss -Hltn "sport = :6379" | grep -q .; do sleep 0.1; done'
+mkdir -p /var/lib/okome && mount -t tmpfs -o size=2M tmpfs /var/lib/okome
+"""
+OUT_OF_THE_WAY = "umount /var/lib/okome; systemctl stop valkey-server; systemctl start redis-server"
+REPLACED = "/var/lib/okome/replaced"
+
+
 @pytest.fixture(scope="module")
 def backend(lab: Lab) -> Lab:
     """CN01, made of a node where somebody ran Debian's Redis with all that we don't want: itself a test."""
     address = lab.fresh()
-    lab.execute(
-        "sh", "-ec",
-        "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy redis-server;"
-        " redis-cli set old 1; redis-cli save; redis-cli config set appendonly yes; redis-cli config rewrite;"
-        " timeout 30 sh -c 'until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done';"
-        " test -e /var/lib/redis/dump.rdb; systemctl mask redis-server",
-    )  # fmt: skip
+    lab.execute("sh", "-ec", OLD_REDIS + IN_THE_WAY)
+    before = files(lab)
+    refused = lab.deploy(address=address)
+    assert refused.status != 0
+    for sentence in (
+        "port 6379, which Redis needs, is taken by python3 (pid ",
+        "`systemctl disable --now valkey-server.service`, or choose another redis_port",
+        "what is in /var/lib/redis (2 MiB) is to be kept below /var/lib/okome/replaced, and there is room for",
+    ):
+        assert sentence in refused.output
+    assert "Starting operation" not in refused.output
+    assert "Traceback" not in refused.output
+    assert files(lab) == before
+
+    lab.execute("sh", "-ec", OUT_OF_THE_WAY)
+    old = lab.execute("sh", "-c", "sha256sum /etc/redis/redis.conf; cat /etc/redis/users.acl")
+    lab.execute("sh", "-c", "REDISCLI_AUTH=old-secret redis-cli set unsaved 1; systemctl mask redis-server")
     run = lab.deploy(address=address)
     assert run.status == 0, run.output
+    assert (
+        "another Redis gives way; /etc/redis/redis.conf and /etc/redis/users.acl and /var/lib/redis are kept"
+        f" below {REPLACED}"
+    ) in run.output
     assert lab.execute("redis-admin", "exists", "old").strip() == "0"
     assert lab.execute("find", "/var/lib/redis", "-mindepth", "1") == ""
-    assert_no_change(lab.deploy())
+    # Both are there, root's alone, and what was in memory only has been saved.
+    assert lab.execute("stat", "-c", "%a %U", REPLACED).split() == ["700", "root"]
+    kept = f"cd {REPLACED}; sha256sum /$PWD/etc/redis/redis.conf; cat etc/redis/users.acl"
+    assert lab.execute("sh", "-ec", kept).replace(f"/{REPLACED}", "") == old
+    data = f"{REPLACED}/var/lib/redis"
+    assert lab.execute("ls", data).split() == ["appendonlydir", "big", "dump.rdb"]
+    assert lab.execute("grep", "-rlF", "unsaved", f"{data}/appendonlydir")
+
+    again = lab.deploy()
+    assert_no_change(again)
+    assert "gives way" not in again.output
     return lab
 
 

@@ -33,7 +33,7 @@ class Running:
     systemd: socket.socket
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             assert self.process.poll() is None

@@ -18,10 +18,11 @@ from pyinfra.api import DeployError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from facts.redis import RedisState, parse
 from node import redis_prepare
 from operations.primitives.checkers import CHECKERS
 from operations.primitives.config_set import TEMPLATES, ConfigFile, render
-from operations.services.redis import maxmemory
+from operations.services.redis import findings, first_contact, maxmemory
 
 GIB = 1 << 30
 PI8, PI4, PI1 = int(7.7 * GIB), int(3.7 * GIB), int(0.9 * GIB)
@@ -57,6 +58,95 @@ def test_maxmemory_that_does_not_fit(wanted: str, total: int, sentence: str) -> 
         maxmemory(wanted, total)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+SAID = [
+    "listener 127.0.0.1:6379 253 valkey-server.service valkey-server",
+    "listener [::1]:6379 253 valkey-server.service valkey-server",
+    "listener 0.0.0.0:6379 77 - a b",
+    "listener *:6379 - - ",
+    "listener 192.168.86.19:6379 5 redis-server.service redis-server",
+    "ours /etc/redis/redis.conf",
+    "foreign /etc/redis/users.acl",
+    "data 3145728",
+    "room 2097152",
+]
+
+
+def test_what_is_said_of_another_redis() -> None:
+    state = parse(SAID)
+    assert [(one.address, one.pid, one.unit, one.process) for one in state.listeners] == [
+        ("127.0.0.1", "253", "valkey-server.service", "valkey-server"),
+        ("[::1]", "253", "valkey-server.service", "valkey-server"),
+        ("0.0.0.0", "77", "-", "a b"),  # noqa: S104
+        ("*", "-", "-", ""),
+        ("192.168.86.19", "5", "redis-server.service", "redis-server"),
+    ]
+    assert (state.ours, state.foreign) == (True, ("/etc/redis/users.acl",))
+    assert (state.data, state.room) == (3 << 20, 2 << 20)
+    assert parse([]) == RedisState()
+
+
+def test_what_is_in_the_way_is_one_sentence_each() -> None:
+    valkey, by_hand, nobody, room = findings(parse(SAID), "192.168.86.19", 6379)
+    assert valkey == (
+        "port 6379, which Redis needs, is taken by valkey-server (pid 253, valkey-server.service):"
+        " `systemctl disable --now valkey-server.service`, or choose another redis_port"
+    )
+    assert by_hand == (
+        "port 6379, which Redis needs, is taken by a b (pid 77, -): end it, and what starts it,"
+        " or choose another redis_port"
+    )
+    assert "is taken by somebody (pid -, -)" in nobody
+    assert room == (
+        "what is in /var/lib/redis (3 MiB) is to be kept below /var/lib/okome/replaced, and there is room for"
+        " 2 MiB: make room, or move it away"
+    )
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "192.168.86.19", "0.0.0.0", "*", "[::]"])  # noqa: S104
+def test_a_socket_that_collides_with_ours(where: str) -> None:
+    said = [f"listener {where}:6379 9 docker.service docker-proxy"]
+    assert len(findings(parse(said), "192.168.86.19", 6379)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "listener 127.0.0.1:6379 9 redis-server.service redis-server",  # ours, or about to be
+        "listener [::1]:6379 9 valkey-server.service valkey-server",
+        "listener 192.168.86.132:6379 9 valkey-server.service valkey-server",
+        "data 5",  # is renamed, wherever the room is
+        "room 5",
+    ],
+)
+def test_what_is_in_nobodys_way(line: str) -> None:
+    assert findings(parse([line]), "192.168.86.19", 6379) == []
+
+
+def test_a_copy_that_just_fits_is_in_nobodys_way() -> None:
+    assert findings(parse(["data 5", "room 5"]), "192.168.86.19", 6379) == []
+    assert len(findings(parse(["data 6", "room 5"]), "192.168.86.19", 6379)) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        ([], None),
+        (["ours /etc/redis/redis.conf"], None),
+        (
+            ["ours /etc/redis/redis.conf", "data 5"],
+            None,
+        ),  # the administrator's own dump: kept at the next start
+        (["data 0"], "/var/lib/redis is"),
+        (["foreign /etc/redis/redis.conf"], "/etc/redis/redis.conf is"),
+        (["foreign /etc/redis/redis.conf", "data 5"], "/etc/redis/redis.conf and /var/lib/redis are"),
+        (["ours /etc/redis/redis.conf", "foreign /etc/redis/users.acl"], "/etc/redis/users.acl is"),
+    ],
+)
+def test_first_contact_says_what_gives_way(said: list[str], gone: str | None) -> None:
+    sentence = gone and f"another Redis gives way; {gone} kept below /var/lib/okome/replaced"
+    assert first_contact(parse(said)) == sentence
 
 
 def redis_user() -> bool:
