@@ -7,7 +7,7 @@ import pytest
 
 from operations.primitives.checkers import CHECKERS
 from tests.lab.conftest import Lab
-from tests.lab.test_run import assert_no_change
+from tests.lab.runs import assert_no_change
 
 STAMP = "/var/lib/okome/applied/redis-server.service.restart"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import Lab, Run
-from tests.lab.test_run import assert_same, fingerprint
+from tests.lab.runs import assert_same, fingerprint
 
 BARE = "192.168.86.132"
 

@@ -1,7 +1,7 @@
 """A Pi as Raspberry Pi Imager 2 leaves it: what its own cloud-init and netplan wrote at the first boot stays theirs."""
 
 from tests.lab.conftest import Lab
-from tests.lab.test_run import assert_no_change
+from tests.lab.runs import assert_no_change
 
 
 def test_a_pi_as_imager_leaves_it(lab: Lab) -> None:
