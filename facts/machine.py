@@ -15,8 +15,6 @@ class MachineState(TypedDict):
     # What systemd-detect-virt says: "none" on a Pi.
     virtualization: str
     cloud_init: bool
-    # gpu_mem as raspi-config reports it, in MB; None where there is no raspi-config.
-    gpu_memory: str | None
 
 
 def parse(output: list[str]) -> MachineState:
@@ -27,7 +25,6 @@ def parse(output: list[str]) -> MachineState:
         release=said["release"],
         virtualization=said["virtualization"],
         cloud_init="cloud-init" in said,
-        gpu_memory=said.get("gpu-memory"),
     )
 
 
@@ -42,8 +39,6 @@ class Machine(Answer[MachineState]):
                 said=$(printf '%s\n' "$said" "exit status $?" | grep . | head -n 1)
             echo "sudo $said"
             ! test -d /etc/cloud/cloud.cfg.d || echo "cloud-init yes"
-            ! command -v raspi-config >/dev/null ||
-                echo "gpu-memory $(raspi-config nonint get_config_var gpu_mem /boot/firmware/config.txt)"
         """
 
     def read(self, output: list[str]) -> MachineState:

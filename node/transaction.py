@@ -77,6 +77,14 @@ def copy(source: Path, target: Path) -> None:
         write_new(target, source.read_bytes(), mode, status.st_uid, status.st_gid)
 
 
+def double(path: Path, second: Path) -> None:
+    """A second name for a file; a second file where there are no such names, as on the FAT that a Pi boots from."""
+    try:
+        os.link(path, second, follow_symlinks=False)
+    except PermissionError:
+        copy(path, second)
+
+
 def former(state: Path, path: str) -> tuple[Path, Path]:
     """Where what stood at a path is kept, and the mark that nothing stood there."""
     return state / FORMER / "files" / path.lstrip("/"), state / FORMER / "none" / path.lstrip("/")
@@ -206,7 +214,7 @@ def swap(request: dict[str, Any], state: Path) -> None:
         for path, existed in recorded:
             if existed:
                 beside(path, "old").unlink(missing_ok=True)
-                os.link(path, beside(path, "old"), follow_symlinks=False)
+                double(Path(path), beside(path, "old"))
         folders = {Path(path).parent for path, _ in recorded if Path(path).parent.is_dir()}
         for folder in folders:
             sync_folder(folder)

@@ -4,16 +4,20 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import server
 
+from facts.config_txt import ConfigTxt, ConfigTxtState
 from facts.fstab import BACKUP, FSTAB, Fstab
 from facts.identity import HOSTS, Identity
 from facts.machine import Machine
 from operations.primitives.address import static_address
 from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
+from operations.primitives.kept_aside import kept_aside
 from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
 from operations.primitives.preflight import seen
 from operations.primitives.sysctl import sysctl
 from operations.primitives.unit import unit
+from operations.services.cloud_init import cloud_init
+from operations.services.config_txt import config_txt, with_gpu_memory
 from operations.services.fstab import hardened
 from operations.services.hosts import named
 
@@ -30,7 +34,6 @@ JOURNALD = ConfigSet(
 SYSCTL = ConfigSet(
     (ConfigFile("/etc/sysctl.d/zz-okome.conf"), ConfigFile("/etc/sysctl.d/90-okome.conf", absent=True))
 )
-CLOUD_INIT = ConfigSet((ConfigFile("/etc/cloud/cloud.cfg.d/99-okome.cfg"),))
 
 
 @deploy("Foundation")
@@ -54,7 +57,7 @@ def foundation() -> None:
     if {identity.hostname, identity.static} != {hostname}:
         server.shell(name="Hostname", commands=[f"hostnamectl set-hostname {hostname}"])
     if machine["cloud_init"]:
-        config_set(name="cloud-init keeps the hostname", config=CLOUD_INIT)
+        config_set(name="cloud-init keeps the hostname", config=cloud_init(identity.cloud_init))
 
     config_set(name="apt keeps configuration files and waits for its lock", config=prevailing(APT))
     packages(name="Packages of every node", names=host.data.packages)
@@ -76,11 +79,11 @@ def foundation() -> None:
     )
     unit(name="Logs are rotated", unit="logrotate.timer")
 
-    if machine["gpu_memory"] not in (None, str(host.data.gpu_memory)):
-        server.shell(
-            name="No memory for the GPU",
-            commands=[f"raspi-config nonint do_memory_split {host.data.gpu_memory}"],
-        )
+    firmware: ConfigTxtState = seen(ConfigTxt)
+    text = with_gpu_memory(firmware.text, firmware.included, host.data.gpu_memory)
+    if firmware.path and text != firmware.text:
+        kept_aside(name="A copy of config.txt", paths=(firmware.path,))
+        config_set(name="No memory for the GPU", config=config_txt(firmware, text))
     if host.data.fstab_hardened:
         found = host.get_fact(Fstab)
         values = {"fstab": hardened(found.current), "fstab_before": found.backup or found.current}

@@ -2,6 +2,7 @@
 
 from pyinfra import host
 
+from facts.config_txt import ConfigTxt
 from facts.identity import Identity
 from facts.machine import Machine
 from facts.several import Question
@@ -15,7 +16,7 @@ def preflight(*roles: str) -> None:
     found = seen(Machine, _sudo=False)
     refuse(machine.findings(found, host.data.ssh_user))
     data = host_data()
-    looks = [Look((Question(Identity),)), address.look(data)]
+    looks = [Look((Question(Identity), Question(ConfigTxt))), address.look(data)]
     if "backends" in roles:
         looks.append(redis.look(data))
     look(looks)

@@ -13,20 +13,27 @@ def hardened(text: str) -> str:
     entry of six fields (comments, swap, what somebody is in the middle of) stays byte for byte as it is."""
     lines = [line for line in text.splitlines() if line != MARK]
     table = [_entry(line) for line in lines]
-    mounted = [line.split()[1] for line in lines if not line.startswith("#") and len(line.split()) > 1]
+    mounted = [fields[1] for fields in map(_fields, lines) if len(fields) > 1]
     if TMP.split()[1] not in mounted:
         table.append(TMP)
     return "\n".join([MARK, *table, ""])
 
 
 def _entry(line: str) -> str:
-    fields = line.split()
-    if line.startswith("#") or len(fields) not in (4, 5, 6) or fields[2] != "ext4":
+    fields = _fields(line)
+    if len(fields) not in (4, 5, 6) or fields[2] != "ext4":
         return line
+    comment = line.split()[len(fields) :]
     options = [
         option
         for option in fields[3].split(",")
         if option not in ("relatime", "atime", "strictatime", "noatime") and not option.startswith("commit=")
     ]
     fields[3] = ",".join([*options, *EXT4])
-    return "\t".join(fields)
+    return "\t".join([*fields, " ".join(comment)]).rstrip()
+
+
+def _fields(line: str) -> list[str]:
+    """Without a comment, which may follow the fields."""
+    fields = line.split()
+    return fields[: next((number for number, field in enumerate(fields) if field.startswith("#")), None)]

@@ -7,17 +7,8 @@ from tests.lab.conftest import Lab
 TABLE = "proc /proc proc defaults 0 0\ntmpfs /mnt tmpfs defaults,size=1m 0 0\n"
 
 
-# raspi-config is not in Debian. This answers the two calls of ours as it does, and keeps gpu_mem in a file.
-RASPI_CONFIG = r"""cat > /usr/local/bin/raspi-config <<'END'
-#!/bin/sh
-case "$1 $2" in
-  "nonint get_config_var") cat /var/gpu_mem 2>/dev/null || echo 76 ;;
-  "nonint do_memory_split") echo "$3" > /var/gpu_mem ;;
-  *) exit 1 ;;
-esac
-END
-chmod 755 /usr/local/bin/raspi-config
-"""
+# As Raspberry Pi OS has it, shortened.
+CONFIG_TXT = "dtparam=audio=on\n[cm4]\notg_mode=1\n[all]\nenable_uart=1\n"
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +17,20 @@ def node(lab: Lab) -> Lab:
     lab.execute("mkdir", "-p", "/etc/cloud/cloud.cfg.d")
     # What the base tree has already, so that the deploy has to bring it.
     lab.execute("sh", "-c", "dpkg --purge logrotate; systemctl disable systemd-timesyncd")
-    lab.execute("sh", "-c", RASPI_CONFIG)
+    lab.execute("sh", "-c", f"mkdir -p /boot/firmware; printf '{CONFIG_TXT}' > /boot/firmware/config.txt")
     run = lab.deploy(address=address)
     assert run.status == 0, run.output
     return lab
 
 
 def test_cloud_init_keeps_the_hostname(node: Lab) -> None:
-    assert "preserve_hostname: true" in node.execute("cat", "/etc/cloud/cloud.cfg.d/99-okome.cfg")
+    assert "preserve_hostname: true" in node.execute("cat", "/etc/cloud/cloud.cfg.d/zz-okome.cfg")
 
 
 def test_what_was_missing_is_there(node: Lab) -> None:
-    assert node.execute("cat", "/var/gpu_mem").strip() == "16"
+    assert node.execute("cat", "/boot/firmware/config.txt").startswith(CONFIG_TXT)
+    assert node.execute("tail", "-n", "1", "/boot/firmware/config.txt") == "gpu_mem=16\n"
+    assert node.execute("cat", "/var/lib/okome/replaced/boot/firmware/config.txt") == CONFIG_TXT
     assert node.execute("systemctl", "is-enabled", "logrotate.timer").strip() == "enabled"
     assert node.execute("systemctl", "is-enabled", "systemd-timesyncd").strip() == "enabled"
     again = node.deploy()

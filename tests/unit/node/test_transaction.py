@@ -323,3 +323,16 @@ def test_wherever_a_restoration_dies_the_next_one_ends_it(tmp_path: Path) -> Non
         assert snapshot(node / "etc") == before
         assert not [path for path in (node / "state/former").rglob("*") if not path.is_dir()]
     assert step > 20
+
+
+def test_where_a_file_can_have_one_name_only(node: Path) -> None:
+    """As on FAT: what was there is copied, and comes back from the copy."""
+    link = "os.link(path, second, follow_symlinks=False)"
+    fat = program(node / "state").replace(link, "raise PermissionError(path)")
+    assert fat != program(node / "state")
+    before = snapshot(node / "etc")
+    refused = run(node / "state", request(wanted(node), check="exit 1"), fat)
+    assert refused.returncode == 1
+    assert snapshot(node / "etc") == before
+    done = run(node / "state", request(wanted(node)), fat)
+    assert done.returncode == 0, done.stderr

@@ -22,19 +22,18 @@ PARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1
 
 
 def test_machine_with_everything() -> None:
-    said = ["release debian bookworm", "virtualization none", "sudo ", "cloud-init yes", "gpu-memory 76"]
+    said = ["release debian bookworm", "virtualization none", "sudo ", "cloud-init yes"]
     assert parse_machine(said) == {
         "sudo": "",
         "release": "debian bookworm",
         "virtualization": "none",
         "cloud_init": True,
-        "gpu_memory": "76",
     }
 
 
 def test_a_machine_that_lacks_the_rest() -> None:
     found = parse_machine(["release debian trixie", "virtualization systemd-nspawn", "sudo "])
-    assert (found["cloud_init"], found["gpu_memory"]) == (False, None)
+    assert found["cloud_init"] is False
     assert findings(found, "ncadmin") == []
 
 
@@ -102,6 +101,21 @@ def test_hardened_fstab_of_a_pi() -> None:
     assert lines[1:3] == PI.splitlines()[:2]
     assert lines[3].split() == ["PARTUUID=4e639091-02", "/", "ext4", "defaults,noatime,commit=60", "0", "1"]
     assert lines[4:] == [PI.splitlines()[3], TMP]
+
+
+def test_what_is_noted_behind_an_entry_stays() -> None:
+    table = "/dev/sda2 / ext4 defaults 0 1 # the card\n\t# /dev/sdb1 /srv ext4 ro 0 2\n/srv/a#b /c ext4 ro # x y\n"
+    assert hardened(table).splitlines()[1:-1] == [
+        "/dev/sda2\t/\text4\tdefaults,noatime,commit=60\t0\t1\t# the card",
+        "\t# /dev/sdb1 /srv ext4 ro 0 2",
+        "/srv/a#b\t/c\text4\tro,noatime,commit=60\t# x y",
+    ]
+    assert (
+        hardened("# tmpfs /tmp tmpfs\n/dev/sda1 /tmp ext4 defaults 0 0 # /tmp\n").count(
+            "tmpfs /tmp tmpfs nosuid"
+        )
+        == 0
+    )
 
 
 def test_a_tmp_of_its_own_stays() -> None:
