@@ -15,11 +15,11 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -57,23 +57,19 @@ from okome import (
     connect,
     is_deterministic,
     key_of,
+    openai,
 )
+from okome.gpu import GpuStandIn
 from okome.keys import digest
+from okome.openai import ChatRequest
+from okome.tasks import Tasks
 
 MAX_BODY = 1024 * 1024  # bytes of a request
-MAX_TOKENS = 4096  # of an answer
-DEFAULT_TOKENS = 64
 KEEP_ALIVE = (
     75  # s; longer than nginx keeps its idle upstream connections (60 s), or a POST meets a closed one
 )
-DONE = b"data: [DONE]\n\n"
 HUNG_UP = 499  # as nginx calls it; nobody is left to read it
 
-_TEXT = """
-a rice bowl holds more than it shows and every grain was counted before the water came to boil so the cook
-waits and the lid stays on while steam finds its own way out
-"""
-_WORDS = tuple(_TEXT.split())
 _ASSETS = {
     "app.css": ("text/css", b"body { font-family: system-ui; margin: 2rem }\n"),
     "app.js": ("text/javascript", b"console.log('okome')\n"),
@@ -82,46 +78,6 @@ _ASSETS = {
         b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3"/></svg>\n',
     ),
 }
-
-
-class Message(msgspec.Struct, frozen=True):
-    role: str
-    content: str
-
-
-class ChatRequest(msgspec.Struct, frozen=True):
-    """The fields that the planner itself looks at; all others are in the cache key all the same."""
-
-    model: str
-    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
-    stream: bool = False
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_TOKENS
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(message.content.split()) for message in self.messages)
-
-
-class GpuStandIn:
-    """Answers as a GPU would: after `latency` seconds, then `tokens_per_second`; the same text for the same
-    request.
-    """
-
-    def __init__(self, latency: float = 0.2, tokens_per_second: float = 50.0) -> None:
-        self._latency = latency
-        self._pause = 1 / tokens_per_second
-        self.counts: Counter[str] = Counter()
-
-    async def tokens(self, request: ChatRequest) -> AsyncGenerator[str, None]:
-        self.counts["requests"] += 1
-        await asyncio.sleep(self._latency)
-        seed = hashlib.blake2b(msgspec.json.encode([request.model, request.messages])).digest()
-        begin = time.monotonic()
-        for n in range(request.max_tokens):
-            # By the schedule and not by a sleep each: so the rate holds for short pauses too.
-            await asyncio.sleep(max(0.0, begin + n * self._pause - time.monotonic()))
-            self.counts["tokens"] += 1
-            yield _WORDS[(seed[n % len(seed)] + n) % len(_WORDS)] + " "
 
 
 class OverBudgetError(OkomeError):
@@ -167,7 +123,7 @@ class Planner:
         self._cache = cache
         self._budgets = budgets
         self._gpu = gpu
-        self._settlements: set[asyncio.Task[None]] = set()
+        self._settlements = Tasks()
         self._registry = CollectorRegistry()
         self._registry.register(Counts("okome_cache", "What the cache did.", cache.counts))
         self._registry.register(Counts("okome_budget", "What the budgets did.", budgets.counts))
@@ -240,11 +196,7 @@ class Planner:
             cached = await self._cache.get_or_compute(key, job.complete, tags=tags, directives=directives)
             return Response(cached.value, media_type="application/json", headers=cached.headers())
         stream = await self._cache.stream(
-            key,
-            job.events,
-            tags=tags,
-            directives=directives,
-            complete=is_complete,
+            key, job.events, tags=tags, directives=directives, complete=openai.is_complete
         )
         return _Events(stream)
 
@@ -279,7 +231,7 @@ class Planner:
             if not await self._budgets.start(lease):
                 raise OverBudgetError(Decision(Outcome.UNAVAILABLE, retry_after=1.0))
         except BaseException:  # a hang-up as well
-            self._settle(self._budgets.refund(lease))
+            self._settlements.spawn(self._budgets.refund(lease))
             raise
         return lease
 
@@ -288,12 +240,7 @@ class Planner:
 
     def settle(self, lease: Lease, tokens: int) -> None:
         """In a task of its own: what was spent is charged, whoever hangs up meanwhile."""
-        self._settle(self._budgets.commit(lease, {"tokens": tokens}))
-
-    def _settle(self, settlement: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(settlement)
-        self._settlements.add(task)
-        task.add_done_callback(self._settlements.discard)
+        self._settlements.spawn(self._budgets.commit(lease, {"tokens": tokens}))
 
 
 class _Job:
@@ -318,49 +265,15 @@ class _Job:
 
     async def complete(self) -> bytes:
         tokens = [token async for token in self._generate()]
-        return msgspec.json.encode(
-            {
-                **self._frame("chat.completion"),
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": "".join(tokens).rstrip()},
-                        "finish_reason": "length",
-                    }
-                ],
-                "usage": {
-                    "prompt_tokens": self.chat.prompt_tokens,
-                    "completion_tokens": len(tokens),
-                    "total_tokens": self.chat.prompt_tokens + len(tokens),
-                },
-            }
-        )
+        return openai.completion(self.chat, tokens)
 
     async def events(self) -> AsyncIterator[bytes]:
-        frame = self._frame("chat.completion.chunk")
+        begin = openai.frame(self.chat, "chat.completion.chunk")
         async with aclosing(self._generate()) as tokens:
             async for token in tokens:
-                yield _event(
-                    {**frame, "choices": [{"index": 0, "delta": {"content": token}, "finish_reason": None}]}
-                )
-        yield _event({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
-        yield DONE
-
-    def _frame(self, kind: str) -> dict[str, Any]:
-        identity = hashlib.blake2b(msgspec.json.encode(self.chat), digest_size=12).hexdigest()
-        return {
-            "id": f"chatcmpl-{identity}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.chat.model,
-        }
-
-
-def is_complete(chunks: Sequence[bytes]) -> bool:
-    """Whether these are all events of an answer, wherever they were cut into chunks: a generation that breaks
-    off ends its stream as quietly as one that is done, but for the last event.
-    """
-    return b"".join(chunks).endswith(DONE)
+                yield openai.event(begin, token)
+        yield openai.event(begin, None)
+        yield openai.DONE
 
 
 async def _unless_hung_up(request: Request, answering: Awaitable[Response]) -> Response | None:
@@ -385,15 +298,8 @@ async def _hang_up(receive: Receive) -> None:
         pass
 
 
-def _event(content: Mapping[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(content) + b"\n\n"
-
-
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    kind = {429: "rate_limit_exceeded"}.get(
-        status, "invalid_request_error" if status < 500 else "server_error"
-    )
-    return JSONResponse({"error": {"message": text, "type": kind}}, status, headers=dict(headers or {}))
+    return JSONResponse(openai.error(status, text), status, headers=dict(headers or {}))
 
 
 def default_rules(requests_per_minute: int, tokens_per_day: int) -> list[Rule]:

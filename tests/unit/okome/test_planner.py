@@ -23,19 +23,10 @@ from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
 from okome import Budgets, Bytes, Cache, CachePolicy, Lease, Ledger
+from okome.gpu import GpuStandIn
 from okome.keys import digest
-from okome.planner import (
-    DONE,
-    ChatRequest,
-    GpuStandIn,
-    Message,
-    OverBudgetError,
-    Planner,
-    _Job,
-    default_rules,
-    is_complete,
-    main,
-)
+from okome.openai import DONE, ChatRequest, Message, is_complete
+from okome.planner import OverBudgetError, Planner, _Job, default_rules, main
 
 QUESTION = {
     "model": "rice-7b",
