@@ -24,6 +24,7 @@ from bench.cache_processes import CAP, spend
 from bench.processes import Processes, barrier
 from bench.redis_server import RedisServer
 from okome import Budgets, Cap, Lease, Ledger, Outcome, connect
+from tests.unit.okome.waiting import expire
 
 LIMIT = 100
 
@@ -156,10 +157,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def expire(self, data: st.DataObject) -> None:
         """Its time is over: as if it had been made an hour earlier."""
         name, lease, state = self.draw(data, self.reserved, self.started)
-        key, field = lease.charges[0].key, f"L:{lease.mark}"
-        state_and_amount = self.server.text(key, field).rpartition(" ")[0]
-        assert state_and_amount, "the invariant has seen to it that the counter is there"
-        self.server.admin.hset(key, mapping={field: f"{state_and_amount} 1", "n": 1})
+        expire(self.server, lease)
         del state[name]
         (self.late if state is self.reserved else self.overdue)[name] = lease
 

@@ -25,6 +25,7 @@ from okome import (
     connect,
 )
 from okome.connection import Clock
+from tests.unit.okome.waiting import PATIENCE, joined, settled, told_to_wait, until
 
 pytestmark = pytest.mark.anyio
 
@@ -59,12 +60,15 @@ class Origin:
 
 
 class Later(Clock):
-    """Redis's time, and some more that a test lets pass."""
+    """Redis's time when it was first asked for, and what a test lets pass: however long the test takes."""
 
     passed = 0.0
+    _began: float | None = None
 
     def now(self) -> float:
-        return super().now() + self.passed
+        if self._began is None and self.known:
+            self._began = super().now()
+        return (super().now() if self._began is None else self._began) + self.passed
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ async def open_cache(redis: Redis, time: Later) -> AsyncIterator[Open]:
             client,
             namespace="test",
             codec=Msgpack(Answer),
-            policy=CachePolicy(**{"redis_timeout": 30, "write_timeout": 30, **policy}),  # type: ignore[arg-type]  # by name, from the tests
+            policy=CachePolicy(**{"redis_timeout": 30, "write_timeout": 30, "lock_ttl": 60, **policy}),  # type: ignore[arg-type]  # by name, from the tests
             clock=clock,
             uniform=uniform,
         )
@@ -107,23 +111,11 @@ async def open_cache(redis: Redis, time: Later) -> AsyncIterator[Open]:
         await cache.aclose()
 
 
-async def settled(cache: Cache[Answer]) -> None:
-    """Until nothing of the cache's own is under way any more."""
-    async with asyncio.timeout(10):
-        while cache._tasks:
-            await asyncio.wait(set(cache._tasks))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # of another's state, which has no event to wait for
-            await asyncio.sleep(0.001)
-
-
-async def test_miss_then_hit(open_cache: Open, origin: Origin) -> None:
+async def test_miss_then_hit(open_cache: Open, origin: Origin, time: Later) -> None:
     async with open_cache() as cache:
         first = await cache.get_or_compute("k", origin)
         await settled(cache)
+        time.passed += 0.5
         second = await cache.get_or_compute("k", origin)
     assert (first.status, second.status) == (Status.MISS, Status.HIT)
     assert first.value == second.value == Answer("answer 1")
@@ -161,8 +153,7 @@ async def test_fifty_misses_in_a_process_are_one_compute(open_cache: Open, origi
     async with open_cache() as cache:
         origin.release.clear()  # until all have asked, however busy the machine is
         asking = [asyncio.create_task(cache.get_or_compute("k", origin)) for _ in range(50)]
-        await origin.started.wait()
-        await asyncio.sleep(0.3)
+        await joined(cache, 50)
         origin.release.set()
         found = await asyncio.gather(*asking)
     assert origin.calls == 1
@@ -171,14 +162,20 @@ async def test_fifty_misses_in_a_process_are_one_compute(open_cache: Open, origi
     assert collapsed.headers()["Cache-Status"] == "okome; fwd=uri-miss; stored; collapsed"
 
 
-async def test_a_waiter_in_another_process_is_woken_by_the_message(open_cache: Open, origin: Origin) -> None:
+async def test_a_waiter_in_another_process_is_woken_by_the_message(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
     """`poll` is far longer than the test may take: only the message can wake it."""
-    async with asyncio.timeout(10), open_cache(poll=100, lock_ttl=100) as one, open_cache(poll=100) as two:
+    async with (
+        asyncio.timeout(PATIENCE),
+        open_cache(poll=1000, lock_ttl=1000) as one,
+        open_cache(poll=1000) as two,
+    ):
         origin.release.clear()
         owner = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
         waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await asyncio.sleep(0.05)
+        await told_to_wait(server)
         origin.release.set()
         assert (await owner).status is Status.MISS
         assert (await waiter).status is Status.COALESCED
@@ -186,14 +183,16 @@ async def test_a_waiter_in_another_process_is_woken_by_the_message(open_cache: O
     assert two.counts["polls"] == 0
 
 
-async def test_a_lost_message_is_found_by_polling(open_cache: Open, origin: Origin) -> None:
-    async with asyncio.timeout(10), open_cache() as one, open_cache(poll=0.05) as two:
+async def test_a_lost_message_is_found_by_polling(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as one, open_cache(poll=0.05) as two:
         two._store._wakes.wake = lambda name: None  # type: ignore[method-assign]  # as if the message never came
         origin.release.clear()
         owner = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
         waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await asyncio.sleep(0.05)
+        await told_to_wait(server)
         origin.release.set()
         await owner
         assert (await waiter).status is Status.COALESCED
@@ -218,7 +217,7 @@ async def test_one_waiter_of_twenty_cancelled(open_cache: Open, origin: Origin) 
 async def test_the_last_waiter_to_leave_stops_the_work_and_frees_the_lock(
     open_cache: Open, origin: Origin
 ) -> None:
-    async with asyncio.timeout(10), open_cache(poll=100, lock_ttl=100) as one, open_cache() as two:
+    async with asyncio.timeout(PATIENCE), open_cache(poll=1000, lock_ttl=1000) as one, open_cache() as two:
         origin.release.clear()
         waiter = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
@@ -232,7 +231,7 @@ async def test_the_last_waiter_to_leave_stops_the_work_and_frees_the_lock(
 
 
 async def test_a_new_caller_does_not_join_what_was_abandoned(open_cache: Open, origin: Origin) -> None:
-    async with asyncio.timeout(10), open_cache() as cache:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
         origin.release.clear()
         waiter = asyncio.create_task(cache.get_or_compute("k", origin))
         await origin.started.wait()
@@ -255,7 +254,7 @@ def paused(server: RedisServer) -> Iterator[None]:
 async def test_who_looks_for_a_new_value_keeps_no_forgotten_work_alive(
     open_cache: Open, origin: Origin, server: RedisServer
 ) -> None:
-    async with asyncio.timeout(20), open_cache() as cache:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
         origin.release.clear()
         first = asyncio.create_task(cache.get_or_compute("k", origin))
         await origin.started.wait()
@@ -273,7 +272,7 @@ async def test_who_looks_for_a_new_value_keeps_no_forgotten_work_alive(
 async def test_who_is_expected_keeps_work_alive_only_until_it_is_forgotten(
     open_cache: Open, origin: Origin, server: RedisServer, forgotten: str
 ) -> None:
-    async with asyncio.timeout(20), open_cache() as cache:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
         origin.release.clear()
         first = asyncio.create_task(cache.get_or_compute("k", origin))
         await origin.started.wait()
@@ -304,7 +303,7 @@ async def test_a_cancellation_is_not_lost_whenever_it_comes(
 ) -> None:
     """redis-py may lose one: nobody waits, and the work would go on, the lock be kept."""
     origin.release.clear()
-    async with asyncio.timeout(20), open_cache() as cache:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
         for steps in range(60):
             for directives in (Directives(), Directives(no_cache=True)):
                 waiter = asyncio.create_task(cache.get_or_compute("k", origin, directives=directives))
@@ -334,7 +333,7 @@ async def test_stale_while_revalidate(open_cache: Open, origin: Origin, time: La
     async with open_cache(fresh=10, stale=20) as cache:
         await cache.get_or_compute("k", origin)
         await settled(cache)
-        time.passed += 15
+        time.passed += 15.5
         origin.release.clear()
         found = await asyncio.gather(*(cache.get_or_compute("k", origin) for _ in range(5)))
         assert {(cached.status, cached.value.text) for cached in found} == {(Status.STALE, "answer 1")}
@@ -392,7 +391,7 @@ async def test_no_old_value_after_stale_if_error(open_cache: Open, origin: Origi
 async def test_a_listed_error_is_remembered_for_a_while_without_its_text(
     open_cache: Open, origin: Origin, time: Later, server: RedisServer
 ) -> None:
-    async with open_cache(negative=5, negative_errors=(ValueError,)) as one, open_cache() as two:
+    async with open_cache(negative=60, negative_errors=(ValueError,)) as one, open_cache() as two:
         origin.error = ValueError("prompt: top secret")
         with pytest.raises(ValueError, match="secret"):
             await one.get_or_compute("k", origin)
@@ -402,7 +401,7 @@ async def test_a_listed_error_is_remembered_for_a_while_without_its_text(
         assert remembered.value.error_type == "ValueError"
         assert not any(b"secret" in server.value(key) for key in server.matching("*"))
         assert origin.calls == 1
-        time.passed += 6
+        time.passed += 61
         origin.error = None
         assert (await two.get_or_compute("k", origin)).status is Status.MISS
 
@@ -434,18 +433,20 @@ async def test_an_error_that_is_not_listed_is_not_remembered(open_cache: Open, o
         assert (await cache.get_or_compute("k", origin)).value == Answer("answer 2")
 
 
-async def test_waiters_elsewhere_learn_of_a_listed_failure_at_once(open_cache: Open, origin: Origin) -> None:
+async def test_waiters_elsewhere_learn_of_a_listed_failure_at_once(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
     async with (
-        asyncio.timeout(10),
-        open_cache(negative_errors=(ValueError,), lock_ttl=100) as one,
-        open_cache(poll=100) as two,
+        asyncio.timeout(PATIENCE),
+        open_cache(negative_errors=(ValueError,), negative=60) as one,
+        open_cache(poll=1000) as two,
     ):
         origin.release.clear()
         origin.error = ValueError("down")
         owner = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
         waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await asyncio.sleep(0.05)
+        await told_to_wait(server)
         origin.release.set()
         with pytest.raises(ValueError, match="down"):
             await owner
@@ -500,7 +501,7 @@ async def test_invalidate(open_cache: Open, origin: Origin) -> None:
 async def test_what_is_computed_during_an_invalidation_is_not_stored(
     open_cache: Open, origin: Origin
 ) -> None:
-    async with asyncio.timeout(10), open_cache(poll=100) as one, open_cache(poll=100) as two:
+    async with asyncio.timeout(PATIENCE), open_cache(poll=1000) as one, open_cache(poll=1000) as two:
         for forget, name in ((two.invalidate, "k"), (two.invalidate_tag, "t")):
             origin.release.clear()
             origin.started.clear()
@@ -549,17 +550,19 @@ async def test_an_evicted_tag_does_not_bring_back_what_it_invalidated(
         assert await cache.get("new") is not None
 
 
-async def test_too_large_is_passed_through_and_counted(open_cache: Open, origin: Origin) -> None:
+async def test_too_large_is_passed_through_and_counted(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(PATIENCE),
         open_cache(max_bytes=10) as one,
-        open_cache(max_bytes=10, poll=100) as two,
+        open_cache(max_bytes=10, poll=1000) as two,
     ):
         origin.release.clear()
         owner = asyncio.create_task(one.get_or_compute("k", origin))
         await origin.started.wait()
         waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await asyncio.sleep(0.05)
+        await told_to_wait(server)
         origin.release.set()
         first, second = await asyncio.gather(owner, waiter)
         assert (first.status, first.stored, second.status) == (Status.MISS, False, Status.BYPASS)
@@ -593,11 +596,11 @@ async def test_script_flush(open_cache: Open, origin: Origin, server: RedisServe
         assert (await cache.get_or_compute("b", origin)).status is Status.HIT
 
 
-async def test_a_compute_of_three_lock_ttls(open_cache: Open, origin: Origin) -> None:
-    async with open_cache(lock_ttl=0.2) as one, open_cache(lock_ttl=0.2, poll=0.05) as two:
+async def test_a_compute_of_three_lock_ttls(open_cache: Open, origin: Origin, server: RedisServer) -> None:
+    async with open_cache(lock_ttl=1.5) as one, open_cache(lock_ttl=1.5, poll=0.1) as two:
         origin.release.clear()
         tasks = [asyncio.create_task(cache.get_or_compute("k", origin)) for cache in (one, two)]
-        await asyncio.sleep(0.6)
+        await until(lambda: server.calls().get("pexpire", 0) >= 9)  # heartbeats, three in each
         origin.release.set()
         await asyncio.gather(*tasks)
     assert origin.calls == 1
@@ -621,14 +624,14 @@ async def test_who_lost_the_lock_delivers_and_does_not_store(
 async def test_two_clocks(open_cache: Open, origin: Origin) -> None:
     """An hour apart: age and freshness are by Redis's time."""
     loop_time = asyncio.get_running_loop().time
-    async with open_cache(fresh=10, stale=0, stale_if_error=0) as one:
-        late = open_cache(clock=Clock(lambda: loop_time() + 3600), fresh=10, stale=0, stale_if_error=0)
+    async with open_cache(fresh=1800, stale=0, stale_if_error=0) as one:
+        late = open_cache(clock=Clock(lambda: loop_time() + 3600), fresh=1800, stale=0, stale_if_error=0)
         async with late:
             await one.get_or_compute("k", origin)
             await settled(one)
             hit = await late.get_or_compute("k", origin)
             assert hit.status is Status.HIT
-            assert hit.age < 5
+            assert hit.age < 1800
 
 
 async def test_a_computation_has_a_time_limit(open_cache: Open, origin: Origin) -> None:
@@ -685,7 +688,7 @@ async def test_a_cancelled_put_leaves_no_lock(
         with pytest.raises(asyncio.CancelledError):
             await put
         packed.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await written.wait()
         assert not server.matching("okome:c1:{put}:l:*")
 
@@ -702,10 +705,9 @@ async def test_a_put_is_seen_by_whoever_comes_after_it(open_cache: Open, origin:
     second = asyncio.create_task(there.get_or_compute("k", other, directives=forced))
     await other.started.wait()
     assert await here.put("k", Answer("put"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert (await here.get_or_compute("k", Origin())).value == Answer("put")
-        while there._flights:  # noqa: ASYNC110  # until it has heard
-            await asyncio.sleep(0.01)
+        await until(lambda: not there._flights)  # it has heard
         assert (await there.get_or_compute("k", Origin())).value == Answer("put")
     origin.release.set()
     other.release.set()

@@ -1,12 +1,14 @@
 """What the cache does when Redis is dead, hung, slow, cut off or evicting, and when an owner is killed."""
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -26,15 +28,28 @@ from okome import (
     connect,
 )
 from okome.keys import value_name
+from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def opened(server: RedisServer, **policy: float) -> AsyncIterator[Cache[bytes]]:
-    client = connect(server.url, timeout=0.3)
-    settings = CachePolicy(redis_timeout=0.3, breaker=0.05, **policy)  # type: ignore[arg-type]  # by name
-    async with asyncio.timeout(60), Cache(client, namespace="f", codec=Bytes(), policy=settings) as cache:
+async def opened(
+    server: RedisServer, *, patience: float = 30.0, **policy: float
+) -> AsyncIterator[Cache[bytes]]:
+    """`patience`: seconds that a call to Redis may take. Who is dead says no at once, only who hangs does not."""
+    client = connect(server.url, timeout=patience)
+    options: dict[str, Any] = {
+        "redis_timeout": patience,
+        "write_timeout": patience,
+        "breaker": 0.05,
+        **policy,
+    }
+    settings = CachePolicy(**options)
+    async with (
+        asyncio.timeout(2 * PATIENCE),
+        Cache(client, namespace="f", codec=Bytes(), policy=settings) as cache,
+    ):
         yield cache
     await client.aclose()
 
@@ -87,7 +102,7 @@ async def test_waiters_elsewhere_compute_for_themselves_when_redis_dies(own_serv
         owner = asyncio.create_task(one.get_or_compute("k", first))
         await first.started.wait()
         waiters = [asyncio.create_task(two.get_or_compute("k", second)) for _ in range(10)]
-        await asyncio.sleep(0.05)
+        await told_to_wait(own_server)
         assert second.calls == 0
         own_server.kill()
         await second.started.wait()
@@ -100,15 +115,15 @@ async def test_waiters_elsewhere_compute_for_themselves_when_redis_dies(own_serv
 
 @pytest.mark.parametrize("state", ["dead", "hung"])
 async def test_without_redis_it_fails_open_with_a_limit(own_server: RedisServer, state: str) -> None:
-    async with opened(own_server, degraded_computes=3) as cache:
+    patience = 0.3 if state == "hung" else 30.0
+    async with opened(own_server, patience=patience, degraded_computes=3, degraded_wait=60) as cache:
         if state == "dead":
             own_server.kill()
         else:
             own_server.pause()
         origin = Origin()
         callers = [asyncio.create_task(cache.get_or_compute(str(n % 10), origin)) for n in range(40)]
-        await asyncio.sleep(1.0)
-        assert origin.running == 3
+        await until(lambda: origin.running == 3)
         origin.release.set()
         found = await asyncio.gather(*callers)
         assert {cached.status for cached in found} == {Status.DEGRADED}
@@ -204,8 +219,7 @@ async def test_redis_that_refuses_to_write_is_read_all_the_same(own_server: Redi
         origin = Origin()
         origin.release.set()
         assert (await cache.get_or_compute("k", origin)).status is Status.MISS
-        while cache._tasks:
-            await asyncio.wait(set(cache._tasks))
+        await settled(cache)
         with refusing(own_server, how):
             for key in ("1", "2"):
                 assert (await cache.get_or_compute(key, origin)).status is Status.DEGRADED
@@ -224,8 +238,7 @@ async def test_a_write_back_that_is_refused_gives_up_its_lock(own_server: RedisS
         with refusing(own_server, "OOM"):
             origin.release.set()
             assert (await caller).value == b"answer"
-            while cache._tasks:
-                await asyncio.wait(set(cache._tasks))
+            await settled(cache)
             assert own_server.matching("okome:*:l:*") == []
         assert (cache.counts["store_failed"], cache.counts["releases_failed"]) == (1, 0)
 
@@ -249,11 +262,11 @@ async def test_one_key_that_is_not_ours_hurts_no_other(own_server: RedisServer) 
 
 async def test_a_redis_that_loads_its_data_is_not_there_yet(tmp_path: Path) -> None:
     with RedisServer("--enable-debug-command", "yes") as server:
-        async with opened(server) as cache:
+        async with opened(server, breaker=2.0) as cache:
             origin = Origin()
             origin.release.set()
             for n in range(20):
-                await cache.put(str(n), b"stored")
+                await cache.put(str(n), os.urandom(2000))  # more than the interval below
             server.admin.config_set("key-load-delay", 100_000)  # us for each key
             server.admin.config_set("loading-process-events-interval-bytes", 1024)
             loading = asyncio.create_task(asyncio.to_thread(server.admin.execute_command, "DEBUG", "RELOAD"))
@@ -276,7 +289,7 @@ async def test_it_comes_back_when_redis_does(own_server: RedisServer) -> None:
         assert (await cache.get_or_compute("k", origin)).status is Status.DEGRADED
         assert not await cache.invalidate("k")
         own_server.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while (await cache.get_or_compute("k", origin)).status is not Status.HIT:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert cache.available
@@ -305,16 +318,17 @@ async def test_four_processes_a_thousand_callers_one_compute(server: RedisServer
     processes = Processes(stampede, [("okome", server.url, ready)] * 4)
     try:
         results = await asyncio.to_thread(processes.results)
+        calls = server.calls()
         # Without AUTH, which redis-py sends twice over a Unix socket.
-        commands = sum(
-            n for name, n in server.calls().items() if not name.startswith(("config", "info", "auth"))
-        )
+        commands = sum(n for name, n in calls.items() if not name.startswith(("config", "info", "auth")))
+        # A busy machine takes longer than a poll or a heartbeat: each poll ends in a PTTL, each beat in a PEXPIRE.
+        commands -= 4 * (calls.get("pttl", 3) - 3) + 3 * calls.get("pexpire", 0)
     finally:
         processes.end()
     assert sum(computes for computes, _, _ in results) == 1
     assert sum(errors for _, errors, _ in results) == 0
     assert sum(len(latencies) for _, _, latencies in results) == 1000
-    assert commands <= 60, server.calls()
+    assert commands <= 60, calls
 
 
 async def test_eviction_churn(own_server: RedisServer) -> None:
@@ -358,7 +372,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_unix_connection(str(self.upstream))
-        cut = False
+        cut, answered = False, asyncio.Event()
 
         async def up() -> None:
             nonlocal cut
@@ -369,7 +383,7 @@ class Proxy:
                 upstream_writer.write(data)
                 await upstream_writer.drain()
                 if cut:
-                    await asyncio.sleep(0.05)  # it has arrived, and its answer is lost
+                    await answered.wait()  # it was carried out, and its answer is lost
                     writer.transport.abort()
                     break
             upstream_writer.close()
@@ -378,6 +392,7 @@ class Proxy:
             while data := await upstream_reader.read(65536):
                 await asyncio.sleep(self.delay)
                 if cut:
+                    answered.set()
                     continue
                 writer.write(data)
                 await writer.drain()
@@ -392,9 +407,12 @@ class Proxy:
 async def test_answers_cut_off_after_the_command_was_carried_out(server: RedisServer, tmp_path: Path) -> None:
     """The retried script finds its own lock: no waiting for oneself until the lock's TTL is over."""
     async with Proxy(server.socket, tmp_path / "proxy.sock") as proxy:
-        client = connect(server.url.replace(str(server.socket), str(proxy.listen)))
-        policy = CachePolicy(lock_ttl=60, poll=60)
-        async with asyncio.timeout(30), Cache(client, namespace="p", codec=Bytes(), policy=policy) as cache:
+        client = connect(server.url.replace(str(server.socket), str(proxy.listen)), timeout=30)
+        policy = CachePolicy(lock_ttl=600, poll=600, redis_timeout=30, write_timeout=30)
+        async with (
+            asyncio.timeout(PATIENCE),
+            Cache(client, namespace="p", codec=Bytes(), policy=policy) as cache,
+        ):
             origin = Origin()
             origin.release.set()
             await cache.get_or_compute("warm", origin)  # the scripts are known
@@ -409,18 +427,18 @@ async def test_answers_cut_off_after_the_command_was_carried_out(server: RedisSe
 async def test_a_lock_whose_answer_was_lost_is_given_up(server: RedisServer, tmp_path: Path) -> None:
     """Twice lost, so that the caller goes on without Redis: others must not wait until the lock ends."""
     async with Proxy(server.socket, tmp_path / "proxy.sock") as proxy:
-        near, far = connect(server.url), connect(server.url.replace(str(server.socket), str(proxy.listen)))
-        policy = CachePolicy(lock_ttl=60, poll=60, breaker=0, redis_timeout=30, write_timeout=30)
+        urls = (server.url, server.url.replace(str(server.socket), str(proxy.listen)))
+        near, far = (connect(url, timeout=30) for url in urls)
+        policy = CachePolicy(lock_ttl=600, poll=600, breaker=0, redis_timeout=30, write_timeout=30)
         origin = Origin()
         origin.release.set()
         async with (
-            asyncio.timeout(30),
+            asyncio.timeout(PATIENCE),
             Cache(far, namespace="p", codec=Bytes(), policy=policy) as one,
             Cache(near, namespace="p", codec=Bytes(), policy=policy) as other,
         ):
             await one.get_or_compute("warm", origin)  # the scripts are known
-            while one._tasks:
-                await asyncio.wait(set(one._tasks))
+            await settled(one)
             proxy.cut_after_send = 2
             assert (await one.get_or_compute("k", origin)).status is Status.DEGRADED
             assert (await other.get_or_compute("k", origin)).status is Status.MISS
@@ -432,9 +450,12 @@ async def test_a_lock_whose_answer_was_lost_is_given_up(server: RedisServer, tmp
 async def test_a_slow_network_is_only_slow(server: RedisServer, tmp_path: Path) -> None:
     async with Proxy(server.socket, tmp_path / "proxy.sock") as proxy:
         proxy.delay = 0.05
-        client = connect(server.url.replace(str(server.socket), str(proxy.listen)), timeout=5)
-        policy = CachePolicy(redis_timeout=5, write_timeout=5)
-        async with asyncio.timeout(30), Cache(client, namespace="p", codec=Bytes(), policy=policy) as cache:
+        client = connect(server.url.replace(str(server.socket), str(proxy.listen)), timeout=30)
+        policy = CachePolicy(redis_timeout=30, write_timeout=30)
+        async with (
+            asyncio.timeout(PATIENCE),
+            Cache(client, namespace="p", codec=Bytes(), policy=policy) as cache,
+        ):
             origin = Origin()
             origin.release.set()
             found = await asyncio.gather(*(cache.get_or_compute("k", origin) for _ in range(20)))
@@ -467,7 +488,7 @@ async def test_a_server_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(idle, path, limit=1024):
         client = connect(f"unix://{path}", timeout=0.2)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 with pytest.raises(RedisTimeoutError, match="writing"):
                     await client.set("okome:large", b"x" * 32 * 1024 * 1024)
         finally:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from bench.redis_server import RedisServer
 from okome import Bytes, Cache, CachedStream, CachePolicy, Directives
+from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
 
 pytestmark = pytest.mark.anyio
 
-PATIENT = CachePolicy(max_bytes=10_000, redis_timeout=30, write_timeout=30)
+PATIENT = CachePolicy(max_bytes=10_000, redis_timeout=30, write_timeout=30, lock_ttl=60, poll=1000)
 
 
 class Source:
@@ -47,12 +49,6 @@ async def read(stream: CachedStream) -> list[bytes]:
     return [chunk async for chunk in stream]
 
 
-async def settled(cache: Cache[bytes]) -> None:
-    async with asyncio.timeout(10):
-        while cache._tasks:
-            await asyncio.wait(set(cache._tasks))
-
-
 async def test_forwarded_then_replayed_chunk_by_chunk(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"", b"bc", b"d")
     first = await cache.stream("k", source, complete=bool)
@@ -68,7 +64,7 @@ async def test_forwarded_then_replayed_chunk_by_chunk(cache: Cache[bytes]) -> No
 async def test_the_first_chunk_is_out_before_the_second_exists(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b", free=False)
     source.permits.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         stream = await cache.stream("k", source, complete=bool)
         assert await anext(stream) == b"a"
         source.permits.release()
@@ -78,7 +74,7 @@ async def test_the_first_chunk_is_out_before_the_second_exists(cache: Cache[byte
 async def test_many_readers_share_one_source_and_each_gets_all(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b", b"c", free=False)
     source.permits.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         first = await cache.stream("k", source, complete=bool)
         assert await anext(first) == b"a"
         others = [await cache.stream("k", source, complete=bool) for _ in range(5)]
@@ -100,7 +96,7 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
 ) -> None:
     source = Source(b"a", b"b", free=False)
     source.permits.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         one, two = await two_readers(cache, source)
         assert (await anext(one), await anext(two)) == (b"a", b"a")
         await one.aclose()
@@ -115,7 +111,7 @@ async def test_a_reader_that_leaves_hurts_nobody_and_the_last_one_stops_the_sour
 async def test_a_stream_closed_before_its_first_chunk_is_left_once(cache: Cache[bytes]) -> None:
     source = Source(b"a", b"b", free=False)
     source.permits.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         one, two = await two_readers(cache, source)
         for _ in range(2):
             await one.aclose()
@@ -152,7 +148,7 @@ async def test_an_error_before_the_first_chunk_of_a_bypass_is_raised_at_once(
     refused = Source()
     refused.error = ValueError("refused")
     large = await cache.stream("k", Source(*[bytes(5_000)] * 100), complete=bool)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         for _ in range(3):
             await anext(large)
     with pytest.raises(ValueError, match="refused"):
@@ -207,7 +203,7 @@ async def test_a_huge_stream_is_not_kept_in_memory(cache: Cache[bytes]) -> None:
             pulled += 1
             yield bytes(10_000)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         stream = await cache.stream("k", endless, complete=bool)
         await asyncio.sleep(0.1)
         assert pulled < 100
@@ -218,13 +214,18 @@ async def test_a_huge_stream_is_not_kept_in_memory(cache: Cache[bytes]) -> None:
         await settled(cache)
 
 
-async def test_another_process_replays_at_the_end(redis: Redis, cache: Cache[bytes]) -> None:
+async def test_another_process_replays_at_the_end(
+    redis: Redis, cache: Cache[bytes], server: RedisServer
+) -> None:
     source = Source(b"a", b"b", free=False)
-    async with asyncio.timeout(10), Cache(redis, namespace="streams", codec=Bytes()) as other:
+    async with (
+        asyncio.timeout(PATIENCE),
+        Cache(redis, namespace="streams", codec=Bytes(), policy=PATIENT) as other,
+    ):
         source.permits.release()
         mine = await cache.stream("k", source, complete=bool)
         theirs = asyncio.create_task(other.stream("k", source, complete=bool))
-        await asyncio.sleep(0.05)
+        await told_to_wait(server)
         source.permits.release()
         assert await read(mine) == [b"a", b"b"]
         stream = await theirs
@@ -248,7 +249,7 @@ async def test_no_store_and_values_apart(cache: Cache[bytes]) -> None:
 async def test_a_waiting_caller_that_is_cancelled_leaves(cache: Cache[bytes]) -> None:
     source = Source(b"a", free=False)
     caller = asyncio.create_task(cache.stream("k", source, complete=bool))
-    await asyncio.sleep(0.05)
+    await until(lambda: source.calls == 1)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -277,6 +278,6 @@ async def test_what_was_cut_short_is_given_to_nobody_who_comes_later(
             await asyncio.sleep(0.005)
         assert not again.done()
         told.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert b"".join([chunk async for chunk in await again]) == b"half"
         assert source.calls == 2
