@@ -44,6 +44,8 @@ ssh_paramiko_connect_kwargs = {"transport_factory": _transport, "channel_timeout
 lan_prefix_length: Annotated[int, Range(8, 30, "bits")] = 24
 lan_gateway: Address = "192.168.86.1"
 lan_dns: list[Address] = ["192.168.86.1"]
+# The node's interface on the LAN; "" is the one over which the operator reaches it.
+lan_interface: Annotated[str, Form(r"[^\s/]{0,15}", "an interface's name, or nothing")] = ""
 # How long a node waits for the confirmation of a new address before it goes back to the old one. Seconds.
 address_confirm_seconds: Annotated[int, Range(10, 600, "s")] = 60
 

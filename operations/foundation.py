@@ -45,6 +45,7 @@ def foundation() -> None:
         gateway=host.data.lan_gateway,
         dns=host.data.lan_dns,
         confirm_seconds=host.data.address_confirm_seconds,
+        interface=host.data.lan_interface,
     )
 
     hostname = host.name.upper()

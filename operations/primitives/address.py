@@ -8,16 +8,10 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, OperationError, OperationValueError, State, operation
 from pyinfra.api.exceptions import PyinfraError
 
-from facts.network import (
-    GUARD,
-    GUARD_LIBRARY,
-    GUARD_UNIT,
-    STATE,
-    DefaultInterface,
-    File,
-    Interface,
-)
-from operations.primitives.address_file import AddressError, Change, Wanted, change, settled, wanted
+from facts.interface import GUARD, GUARD_LIBRARY, GUARD_UNIT, STATE, File, Interface
+from facts.network import LanInterface
+from operations.primitives.address_file import AddressError, Change, Wanted, change, wanted
+from operations.primitives.address_findings import findings, settled
 from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet
 from operations.primitives.confirmed import Confirmation, ConfirmationError, Guarded
 
@@ -55,19 +49,25 @@ def guarded(now: Interface) -> bool:
 
 @operation()
 def static_address(
-    address: str, gateway: str, dns: Sequence[str] = (), confirm_seconds: int = 60
+    address: str,
+    gateway: str,
+    dns: Sequence[str] = (),
+    confirm_seconds: int = 60,
+    interface: str = "",
 ) -> Generator[FunctionCommand, None, None]:
     """
-    Give the interface with the default route a static address, by whichever network manager is in charge
-    of it, and go on over the new address.
+    Give the interface that carries this session a static address, by whichever network manager is in charge of
+    it, and go on over the new address.
 
     + address: the address with its prefix length
     + gateway: the default gateway, in the same network
     + dns: name servers
     + confirm_seconds: seconds until the node undoes a change not confirmed over the new address; 10 at least
+    + interface: another interface than the one that carries the session
 
-    An address that another machine holds is refused with nothing changed. A gateway that does not answer, a
-    node that cannot be reached at its new address, another host key there: the node goes back where it was.
+    What the profile in charge said beyond the address is kept. An address that another machine holds is refused
+    with nothing changed, and so is whatever `findings` knows. A gateway that does not answer, a node that cannot
+    be reached at its new address, another host key there: the node goes back where it was.
 
     **Example:**
 
@@ -90,43 +90,50 @@ def static_address(
         raise OperationValueError(
             f"confirm_seconds is {confirm_seconds}: a node takes up to {LEAST_SECONDS} s to apply an address."
         )
-    now = host.get_fact(DefaultInterface)
-    try:
-        target = change(now, want)
-    except AddressError as error:
-        raise OperationError(str(error)) from None
-    if settled(now, want, target) and guarded(now):
+    now = host.get_fact(LanInterface, interface=interface)
+    if problems := findings(now, want, interface):
+        raise OperationError(" ".join(problems))
+    if not now["pending"] and settled(now, want, change(now, want)) and guarded(now):
         host.noop(f"{address} is the static address of {now['interface']}")
         return
-    yield FunctionCommand(move, (address, gateway, list(dns), confirm_seconds), {})
+    yield FunctionCommand(move, (address, gateway, list(dns), confirm_seconds, interface), {})
 
 
-def move(state: State, host: Host, address: str, gateway: str, dns: list[str], confirm_seconds: int) -> bool:
+def move(
+    state: State,
+    host: Host,
+    address: str,
+    gateway: str,
+    dns: list[str],
+    confirm_seconds: int,
+    interface: str,
+) -> bool:
     """Do it, or say in one sentence why not and where the node answers."""
     try:
-        carry_out(host, wanted(address, gateway, dns), confirm_seconds)
+        carry_out(host, wanted(address, gateway, dns), confirm_seconds, interface)
     except (AddressError, ConfirmationError, PyinfraError) as error:
         host.log_styled(str(error), fg="red", log_func=logger.error)
         return False
     return True
 
 
-def carry_out(host: Host, want: Wanted, confirm_seconds: int) -> None:
+def carry_out(host: Host, want: Wanted, confirm_seconds: int, interface: str) -> None:
     """One node's way to another address; AddressError or ConfirmationError say how it ended."""
     confirmation = Confirmation(host, ADDRESS, str(want.address), confirm_seconds)
     at = str(want.address.ip)
-    now = host.get_fact(DefaultInterface)
-    target = change(now, want)
+    now = host.get_fact(LanInterface, interface=interface)
     if pending := now["pending"]:
         back = [pending["previous_address"]] if pending["previous_address"] else []
-        if confirmation.resume(pending, target.sha256, at, back):
+        if confirmation.resume(pending, identity(now, want), at, back):
             return
-        now = host.get_fact(DefaultInterface)
-        target = change(now, want)
+        now = host.get_fact(LanInterface, interface=interface)
         if now["pending"]:
             raise ConfirmationError(
                 "an earlier change of the address is still being undone; run the deploy again."
             )
+    if problems := findings(now, want, interface):
+        raise AddressError(" ".join(problems))
+    target = change(now, want)
     if settled(now, want, target):
         install_guard(confirmation, now)
         return
@@ -138,6 +145,14 @@ def carry_out(host: Host, want: Wanted, confirm_seconds: int) -> None:
     if answer["result"] == "in use":
         raise ConfirmationError(f"{at} is in use by {answer['mac']}: nothing was changed.")
     confirmation.confirm(target.sha256, at, [previous] if previous else [])
+
+
+def identity(now: Interface, want: Wanted) -> str | None:
+    """Which change ours would be; None on a node that is between two managers just now."""
+    try:
+        return change(now, want).sha256
+    except AddressError:
+        return None
 
 
 def install_guard(confirmation: Confirmation, now: Interface) -> None:

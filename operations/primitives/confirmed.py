@@ -69,12 +69,12 @@ class Confirmation:
 
     # The journey.
 
-    def resume(self, pending: Mapping[str, Any], sha256: str, at: str, back: Sequence[str]) -> bool:
+    def resume(self, pending: Mapping[str, Any], sha256: str | None, at: str, back: Sequence[str]) -> bool:
         """Deal with what a control machine that died left behind, before anything else is done: finish it, if
         it is this very change and we came by the place where it is confirmed, or have it undone. Whether it
         is finished. What guards it is what it was armed with, and stays until then."""
         self.learn_keys()
-        if pending["sha256"] == sha256 and self.before == at:
+        if sha256 and pending["sha256"] == sha256 and self.before == at:
             self.confirm(sha256, at, back)
             return True
         self.abandon()

@@ -11,5 +11,6 @@ static_address(
     gateway=host.data.lan_gateway,
     dns=host.data.lan_dns,
     confirm_seconds=host.data.address_confirm_seconds,
+    interface=host.data.lan_interface,
 )
 files.directory(name="What comes after it", path="/var/lib/okome/went-on")

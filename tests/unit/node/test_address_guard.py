@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.network import GUARD, GUARD_UNIT, PENDING
+from facts.interface import GUARD, GUARD_UNIT, PENDING
 from node import address_guard as guard
 
 OWN, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("ee1a605a601b")

@@ -65,5 +65,5 @@ def test_an_armed_undo_keeps_the_guard_it_was_armed_with(
     monkeypatch.setattr(address, "Confirmation", lambda *_: recorded)
     pending = {"sha256": "5c0e", "previous_address": "192.168.86.132"}
     found = iter([moved(TARGET, pending=pending), interface()])
-    carry_out(cast(Host, SimpleNamespace(get_fact=lambda *_: next(found))), WANT, 60)
+    carry_out(cast(Host, SimpleNamespace(get_fact=lambda *_, **__: next(found))), WANT, 60, "")
     assert recorded.asked == ["resume 192.168.86.19 or ['192.168.86.132']", *asked]

@@ -1,23 +1,25 @@
-"""What a file says for an address, and what is refused; no node."""
+"""What a file says for an address; no node."""
 
 import ipaddress
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.network import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface, parse, unescape
+from facts.interface import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
 from operations.primitives.address_file import (
     BEGIN,
     END,
+    MANAGED,
     AddressError,
     Change,
     Wanted,
     change,
     dhcpcd_file,
-    settled,
+    netplan_file,
+    networkd_file,
+    networkmanager_file,
     wanted,
     without_block,
 )
@@ -29,9 +31,20 @@ def interface(**differs: Any) -> Interface:
     """A node on its lease, as DefaultInterface finds it."""
     found: Interface = {
         "interface": "host0",
+        "interfaces": ["host0", "lo"],
+        "kind": "veth",
+        "master": None,
+        "mac": "02:00:00:00:00:01",
         "wireless": False,
         "manager": "NetworkManager",
+        "claimants": ["NetworkManager"],
+        "failed": [],
         "netplan": None,
+        "profile": "",
+        "rivals": [],
+        "network": "",
+        "networks": [],
+        "drop_ins": [],
         "connection": {"uuid": "0c0c0675", "name": "Wired connection 1", "file": "/run/NetworkManager/x"},
         "addresses": [{"address": "192.168.86.132/24", "dynamic": True}],
         "gateway": "192.168.86.1",
@@ -53,34 +66,6 @@ def moved(target: Change, **differs: Any) -> Interface:
         "connection": {"uuid": "1", "name": "okome-lan", "file": NETWORKMANAGER},
     }
     return interface(**there | differs)
-
-
-def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
-    running = ["::interface", "eth0", "::networkmanager", "10 (unmanaged)", ""]
-    networkd = [
-        "::networkd",
-        '"AdministrativeState":"configured"',
-        '"NetworkFile":"/etc/systemd/network/10.network"',
-    ]
-    assert parse(running)["manager"] is None
-    assert parse([*running, *networkd])["manager"] == "systemd-networkd"
-
-
-def test_a_link_local_address_is_no_address_of_the_node() -> None:
-    one = {"local": "169.254.7.7", "prefixlen": 16, "scope": "link"}
-    assert parse(["::interface", "eth0", "::address", json.dumps([{"addr_info": [one]}])])["addresses"] == []
-
-
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [
-        ("0c0c:802-3-ethernet:host0", ["0c0c", "802-3-ethernet", "host0"]),
-        (r"0c0c:a\:b\\c:d", ["0c0c", r"a:b\c", "d"]),
-        ("0c0c::", ["0c0c", "", ""]),
-    ],
-)
-def test_fields_of_nmcli(text: str, fields: list[str]) -> None:
-    assert unescape(text)[: len(fields)] == fields
 
 
 @pytest.mark.parametrize(
@@ -135,64 +120,202 @@ def test_each_manager_has_its_file(found: Interface, path: str, mode: str, conne
         assert value in text
 
 
-@pytest.mark.parametrize(
-    ("found", "says"),
-    [
-        (interface(manager="ifupdown", connection=None), "host0 is configured by ifupdown"),
-        (interface(manager=None, connection=None), "no known network manager is in charge of host0"),
-        (interface(interface=None), "no interface has a default route"),
-        (interface(wireless=True), "host0 is wireless"),
-        (
-            interface(netplan="wired", definitions={"/etc/netplan/50.yaml": ["addresses", "dhcp4"]}),
-            "/etc/netplan/50.yaml already sets addresses for wired",
-        ),
-        (
-            interface(netplan="wired", definitions={"/etc/netplan/50.yaml": ["dhcp4", "routes"]}),
-            "/etc/netplan/50.yaml already sets routes for wired",
-        ),
-    ],
-)
-def test_what_cannot_be_done_is_one_sentence(found: Interface, says: str) -> None:
-    with pytest.raises(AddressError, match=says) as raised:
-        change(found, WANT)
-    assert "\n" not in str(raised.value)
-
-
 TARGET = change(interface(), WANT)
 
 
-def test_settled_when_all_of_it_is_there() -> None:
-    assert settled(moved(TARGET), WANT, TARGET)
-    # The VIP that keepalived adds is no leftover of a lease.
-    vip = [*moved(TARGET)["addresses"], {"address": "192.168.86.21/32", "dynamic": False}]
-    assert settled(moved(TARGET, addresses=vip), WANT, TARGET)
+def keyfile(*lines: str) -> str:
+    return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    "differs",
-    [
-        {"files": {}},
-        {"files": {NETWORKMANAGER: {"mode": "600", "owner": "root", "sha256": "else"}}},
-        {"files": {NETWORKMANAGER: {"mode": "644", "owner": "root", "sha256": TARGET.sha256}}},
-        {"files": {NETWORKMANAGER: {"mode": "600", "owner": "ncadmin", "sha256": TARGET.sha256}}},
-        {"addresses": []},
-        {"addresses": [{"address": "192.168.86.19/24", "dynamic": True}]},
-        {"addresses": [{"address": "192.168.86.19/16", "dynamic": False}]},
-        {
-            "addresses": [
-                {"address": "192.168.86.19/24", "dynamic": False},
-                {"address": "192.168.86.132/24", "dynamic": True},
-            ]
-        },
-        {"gateway": "192.168.86.2"},
-        {"gateway": None},
-        {"pending": {"sha256": TARGET.sha256}},
-        {"connection": {"uuid": "0c", "name": "Wired connection 1", "file": "/run/NetworkManager/x"}},
-    ],
-    ids=json.dumps,
-)
-def test_not_settled_while_anything_differs(differs: dict[str, Any]) -> None:
-    assert not settled(moved(TARGET, **differs), WANT, TARGET)
+def test_networkmanager_keeps_what_is_not_about_the_address() -> None:
+    before = keyfile(
+        "[connection]",
+        "id=mine",
+        "uuid=0c0c",
+        "type=ethernet",
+        "autoconnect-priority=200",
+        "mdns=0",
+        "timestamp=1795660642",
+        "[ethernet]",
+        "mtu=1400",
+        "[ipv4]",
+        "address1=192.168.86.40/24,192.168.86.1",
+        "address2=192.168.86.41/24",
+        "address3=192.168.86.19/24",
+        "dns=9.9.9.9;",
+        "dns-search=lan.example;",
+        "dhcp-hostname=pi",
+        "link-local=2",
+        "method=manual",
+        "never-default=true",
+        "route1=10.0.0.0/8,192.168.86.254",
+        "route2=0.0.0.0/0,192.168.86.254",
+        "[ipv6]",
+        "addr-gen-mode=default",
+        "method=disabled",
+        "[proxy]",
+        "[.nmmeta]",
+        "nm-generated=true",
+    )
+    text = networkmanager_file(WANT, "host0", before)
+    assert text == keyfile(
+        MANAGED,
+        "[connection]",
+        "id=okome-lan",
+        "type=ethernet",
+        "interface-name=host0",
+        "autoconnect-priority=999",
+        "mdns=0",
+        "",
+        "[ethernet]",
+        "mtu=1400",
+        "",
+        "[ipv4]",
+        "method=manual",
+        "address1=192.168.86.19/24,192.168.86.1",
+        "dns=192.168.86.1;9.9.9.9;",
+        "address2=192.168.86.41/24",
+        "dns-search=lan.example;",
+        "link-local=2",
+        "route1=10.0.0.0/8,192.168.86.254",
+        "",
+        "[ipv6]",
+        "addr-gen-mode=default",
+        "method=disabled",
+        "",
+    )
+    assert networkmanager_file(WANT, "host0", text) == text
+
+
+def test_networkd_keeps_what_is_not_about_the_address() -> None:
+    before = keyfile(
+        "# /etc/systemd/network/10-lan.network",
+        "[Match]",
+        "Name=host*",
+        "[Link]",
+        "MTUBytes=1400",
+        "[Network]",
+        "DHCP=yes",
+        "LinkLocalAddressing=no",
+        "Domains=lan.example",
+        "DNS=9.9.9.9",
+        "DNS=2620:fe::fe",
+        "Address=192.168.86.40/24",
+        "Address=192.168.86.41/24",
+        "Address=fd00::40/64",
+        "Gateway=192.168.86.254",
+        "[DHCP]",
+        "UseDNS=no",
+        "[Route]",
+        "Destination=10.0.0.0/8",
+        "Gateway=192.168.86.254",
+        "[Route]",
+        "Gateway=192.168.86.253",
+        "# /etc/systemd/network/10-lan.network.d/ipv6.conf",
+        "[Network]",
+        "IPv6AcceptRA=no",
+    )
+    text = networkd_file(WANT, "host0", before)
+    assert text == keyfile(
+        MANAGED,
+        "[Match]",
+        "Name=host0",
+        "",
+        "[Network]",
+        "Address=192.168.86.19/24",
+        "Gateway=192.168.86.1",
+        "DNS=192.168.86.1",
+        "DNS=9.9.9.9",
+        "DHCP=ipv6",
+        "LinkLocalAddressing=no",
+        "Domains=lan.example",
+        "DNS=2620:fe::fe",
+        "Address=192.168.86.41/24",
+        "Address=fd00::40/64",
+        "IPv6AcceptRA=no",
+        "",
+        "[Link]",
+        "MTUBytes=1400",
+        "",
+        "[Route]",
+        "Destination=10.0.0.0/8",
+        "Gateway=192.168.86.254",
+        "",
+    )
+    assert networkd_file(WANT, "host0", text) == text
+    section = keyfile("[Address]", "Address=192.168.86.40/24", "[Address]", "Address=192.168.86.41/24")
+    assert networkd_file(WANT, "host0", section).count("192.168.86.41/24") == 1
+    assert "192.168.86.40" not in networkd_file(WANT, "host0", section)
+
+
+def test_netplan_gets_what_its_other_files_lack() -> None:
+    everything = netplan_file(WANT, "wired", {"/etc/netplan/50.yaml": {"dhcp4": True}}, "systemd-networkd")
+    assert everything == keyfile(
+        MANAGED,
+        "network:",
+        "  version: 2",
+        "  ethernets:",
+        '    "wired":',
+        "      dhcp4: false",
+        '      addresses: ["192.168.86.19/24"]',
+        "      routes: [{to: default, via: 192.168.86.1}]",
+        "      nameservers: {addresses: [192.168.86.1, 9.9.9.9]}",
+        "",
+    )
+    there = {
+        "addresses": ["192.168.86.19/24", {"fd00::19/64": {"lifetime": 0}}],
+        "routes": [{"to": "10.0.0.0/8", "via": "192.168.86.254"}, {"to": "0.0.0.0/0", "via": "192.168.86.1"}],
+        "nameservers": {"addresses": ["9.9.9.9"]},
+    }
+    rest = netplan_file(WANT, "wired", {"/etc/netplan/50.yaml": there}, "NetworkManager")
+    assert rest.splitlines()[5:] == [
+        "      dhcp4: false",
+        "      nameservers: {addresses: [192.168.86.1]}",
+        '      networkmanager: {passthrough: {connection.autoconnect-priority: "999"}}',
+    ]
+
+
+# Of what a profile may hold: our own keys in odd places included.
+keyfiles = st.lists(
+    st.sampled_from(
+        [
+            "[connection]",
+            "[ipv4]",
+            "[ipv6]",
+            "[ethernet]",
+            "[Network]",
+            "[Address]",
+            "[Route]",
+            "[Match]",
+            "# a note",
+            "method=auto",
+            "address1=192.168.86.40/24",
+            "address2=192.168.86.19/24",
+            "address2=10.0.0.2/8",
+            "route1=0.0.0.0/0,192.168.86.2",
+            "route2=10.0.0.0/8,192.168.86.2",
+            "mtu=1400",
+            "id=mine",
+            "Address=192.168.86.40/24",
+            "Address=192.168.86.41/24",
+            "Address=192.168.86.19/24",
+            "Gateway=192.168.86.2",
+            "Destination=10.0.0.0/8",
+            "DHCP=yes",
+            "DHCP=ipv4",
+            "DNS=9.9.9.9",
+            "LinkLocalAddressing=no",
+        ]
+    ),
+    max_size=14,
+).map("\n".join)
+
+
+@given(keyfiles)
+def test_rendering_our_own_file_again_yields_it(before: str) -> None:
+    for render in (networkmanager_file, networkd_file):
+        once = render(WANT, "host0", before)
+        assert render(WANT, "host0", once) == once
 
 
 # What a human may have typed into dhcpcd.conf, our own marks in odd places included.

@@ -1,0 +1,426 @@
+"""What is asked about the interface to the LAN, and how the answers are read: pure, with the standard library."""
+
+import base64
+import json
+import re
+import shlex
+from fnmatch import fnmatchcase
+from typing import Any, TypedDict
+
+# The one file that is ours, for each way of configuring an interface.
+NETWORKMANAGER = "/etc/NetworkManager/system-connections/okome-lan.nmconnection"
+NETPLAN = "/etc/netplan/90-okome.yaml"
+NETWORKD = "/etc/systemd/network/00-okome-lan.network"
+DHCPCD = "/etc/dhcpcd.conf"
+GUARD = "/usr/local/lib/okome/address_guard.py"
+GUARD_LIBRARY = "/usr/local/lib/okome/guard.py"
+GUARD_UNIT = "/etc/systemd/system/okome-address-revert.service"
+STATE = "/var/lib/okome/address"
+PENDING = f"{STATE}/pending"
+
+# The unit of each network manager.
+UNITS = {
+    "NetworkManager": "NetworkManager.service",
+    "systemd-networkd": "systemd-networkd.service",
+    "dhcpcd": "dhcpcd.service",
+    "ifupdown": "networking.service",
+}
+
+
+class Address(TypedDict):
+    """An IPv4 address: "192.168.86.19/24", and whether it is a lease that runs out."""
+
+    address: str
+    dynamic: bool
+
+
+class Connection(TypedDict):
+    """NetworkManager's active connection."""
+
+    uuid: str
+    name: str
+    file: str
+
+
+class Profile(TypedDict):
+    """A profile that NetworkManager may activate on the interface by itself; the highest priority wins."""
+
+    name: str
+    file: str
+    priority: int
+
+
+class NetworkFile(TypedDict):
+    """A file of systemd-networkd; `match` has the lines of its [Match] section, None where it has none."""
+
+    path: str
+    match: list[str] | None
+
+
+class File(TypedDict):
+    """A file as it is: mode as octal digits ("600"), owner by name, SHA-256 of its content."""
+
+    mode: str
+    owner: str
+    sha256: str
+
+
+class Interface(TypedDict):
+    """What LanInterface finds."""
+
+    interface: str | None
+    # All that the node has.
+    interfaces: list[str]
+    # As `ip -details` calls it: "bridge", "vlan"; None for hardware.
+    kind: str | None
+    # The bridge or bond whose port it is.
+    master: str | None
+    mac: str | None
+    wireless: bool
+    # NetworkManager, systemd-networkd, dhcpcd or ifupdown.
+    manager: str | None
+    # All that configure the interface, or will after the next boot.
+    claimants: list[str]
+    # The managers whose unit is in state failed.
+    failed: list[str]
+    # The id of netplan's definition, when netplan wrote the manager's configuration.
+    netplan: str | None
+    connection: Connection | None
+    # The text of that connection's file, without sections that may hold secrets (only their heads).
+    profile: str
+    # NetworkManager's other profiles for the interface.
+    rivals: list[Profile]
+    # systemd-networkd's file for the interface and its drop-ins, as one text.
+    network: str
+    # systemd-networkd's files in its order.
+    networks: list[NetworkFile]
+    # Drop-ins of our own file of systemd-networkd.
+    drop_ins: list[str]
+    addresses: list[Address]
+    gateway: str | None
+    # Of the files above, those that exist.
+    files: dict[str, File]
+    # Whether the unit is enabled that undoes, at boot, what was never confirmed.
+    guard_enabled: bool
+    # The content of dhcpcd.conf, where dhcpcd is in charge (bytes as surrogateescape).
+    dhcpcd_conf: str
+    # netplan's other files that define `netplan`: path -> what they set; of most settings the name only.
+    definitions: dict[str, dict[str, Any]]
+    # The change of the address that waits for its confirmation: the request to node/guard.py.
+    pending: dict[str, Any] | None
+
+
+# --- the question ------------------------------------------------------------------------------------------
+
+# netplan's files hold passwords, so only what is about addresses leaves the node with its value: one line for
+# each file and definition, [path, id, {setting: value or null}]. netplan brings python3-yaml.
+_NETPLAN = """
+import glob, json, yaml
+told = ("addresses", "gateway4", "routes", "nameservers", "dhcp4")
+for path in sorted(glob.glob("/lib/netplan/*.yaml") + glob.glob("/etc/netplan/*.yaml")):
+    with open(path) as file:
+        network = (yaml.safe_load(file) or {}).get("network") or {}
+    for kind in network.values():
+        for identity, settings in kind.items() if isinstance(kind, dict) else ():
+            if isinstance(settings or {}, dict):
+                said = {key: value if key in told else None for key, value in sorted((settings or {}).items())}
+                print(json.dumps([path, identity, said], default=str))
+"""
+
+# One `::section` per question. sudo hides the session's variables from its child, but not from root: the
+# process that sshd started has them. Over IPv6 link-local the address names its interface. dhcpcd and netplan
+# are asked with their own eyes only where they are there.
+_COMMAND = rf"""
+interface=@INTERFACE@
+if [ -z "$interface" ]; then
+  pid=$$; session=
+  while [ "${{pid:-0}}" -gt 1 ] && [ -z "$session" ]; do
+    session=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | sed -n 's/^SSH_CONNECTION=//p' | head -n 1)
+    pid=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$pid/status")
+  done
+  own=$(echo "$session" | cut -d ' ' -f 3)
+  case $own in
+    *%*) interface=${{own##*%}} ;;
+    ?*) interface=$(ip -o address show |
+      awk -v own="$own" '$4 == own || index($4, own "/") == 1 {{ print $2; exit }}') ;;
+    *) interface=$(ip -4 route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1) ;;
+  esac
+fi
+echo ::interface; echo "$interface"
+echo ::interfaces; ls /sys/class/net
+{{ ! test -e "/sys/class/net/$interface/wireless" && ! test -e "/sys/class/net/$interface/phy80211"; }} ||
+  echo ::wireless
+echo ::link; ip -json -details link show dev "$interface" 2>/dev/null
+echo ::route; ip -json -4 route show default
+echo ::address; ip -json -4 address show dev "$interface" 2>/dev/null
+echo ::units
+systemctl show -p Id -p ActiveState -p UnitFileState {" ".join(UNITS.values())}
+if device=$(nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null); then
+  echo ::networkmanager; echo "$device"
+  echo ::connections; nmcli -t -f UUID,FILENAME,NAME connection show --active
+  echo ::available; nmcli -t -f CONNECTIONS device show "$interface" | grep -o '^CONNECTIONS.AVAILABLE-CONNECTIONS.*'
+  echo ::profiles; nmcli -t -f UUID,AUTOCONNECT,AUTOCONNECT-PRIORITY,FILENAME,NAME connection show
+  profile=$(nmcli -t -f UUID,FILENAME connection show --active |
+    sed -n "s/^$(echo "$device" | sed -n 2p)://p" | sed 's/\\\(.\)/\1/g')
+  echo ::profile
+  ! test -e "$profile" || awk '/^\[/ {{ told = !/^\[(802-1x|wifi-security|vpn-secrets|wireguard)/; print; next }}
+    told' "$profile"
+fi
+echo ::networkd
+network=$(networkctl --json=short status "$interface" 2>/dev/null |
+  grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
+echo "$network"
+if systemctl is-active -q systemd-networkd || systemctl is-enabled -q systemd-networkd 2>/dev/null; then
+  file=$(echo "$network" | sed -n 's/^"NetworkFile":"\(.*\)"/\1/p')
+  echo ::network
+  test -z "$file" || systemd-analyze cat-config "systemd/network/${{file##*/}}" 2>/dev/null
+  set -- /etc/systemd/network /run/systemd/network /usr/local/lib/systemd/network /usr/lib/systemd/network
+  for name in $(ls "$@" 2>/dev/null | grep '\.network$' | sort -u); do
+    for folder; do
+      test -e "$folder/$name" || continue
+      echo "::file-of-networkd $folder/$name"; awk '/^\[/ {{ told = /^\[Match\]/ }} told' "$folder/$name"
+      break
+    done
+  done
+  for folder; do
+    for file in "$folder/{NETWORKD.rpartition("/")[2]}.d"/*.conf; do
+      ! test -e "$file" || echo "::drop-in $file"
+    done
+  done
+fi
+if systemctl is-active -q dhcpcd || systemctl is-enabled -q dhcpcd 2>/dev/null; then
+  echo ::dhcpcd; base64 -w 0 {DHCPCD}; echo
+fi
+if command -v ifquery >/dev/null && {{ ifquery --state "$interface" >/dev/null 2>&1 ||
+  ifquery --list 2>/dev/null | grep -qxF "$interface"; }}; then echo ::ifupdown; fi
+if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml 2>/dev/null)" ]; then
+  echo ::netplan; python3 - <<'END'
+{_NETPLAN}
+END
+fi
+for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD_LIBRARY} {GUARD} {GUARD_UNIT}; do
+  ! test -e "$path" || {{ echo "::file $path"; stat -c '%a %U' "$path"; sha256sum <"$path"; }}
+done
+! test -e /etc/systemd/system/multi-user.target.wants/{GUARD_UNIT.rpartition("/")[2]} || echo ::guard-enabled
+! test -e {PENDING} || {{ echo ::pending; cat {PENDING}; echo; }}
+"""
+
+
+def command(interface: str) -> str:
+    """The question, for the interface of this name; "" asks for the one that carries the session, and where
+    there is no session (nothing but SSH has one) for the one with the default route."""
+    return _COMMAND.replace("@INTERFACE@", shlex.quote(interface))
+
+
+# --- the answers -------------------------------------------------------------------------------------------
+
+
+def sections(output: list[str]) -> dict[str, list[str]]:
+    """Split `::name` marked output into the lines of each section."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in output:
+        if line.startswith("::"):
+            lines = found.setdefault(line[2:], [])
+        elif line:
+            lines.append(line)
+    return found
+
+
+def unescape(text: str) -> list[str]:
+    """Split a line of `nmcli -t`: fields end at a colon, and a backslash protects the next character."""
+    fields = re.findall(r"((?:\\.|[^\\:])*)(?::|$)", text)
+    return [re.sub(r"\\(.)", r"\1", field) for field in fields]
+
+
+def parse_networkmanager(device: list[str], connections: list[str]) -> tuple[bool, Connection | None]:
+    """Whether NetworkManager manages the device (its state is above 10, unmanaged), and its connection."""
+    state = int(device[0].split()[0]) if device else 0
+    uuid = device[1] if len(device) > 1 else ""
+    for line in connections:
+        fields = unescape(line)
+        if uuid and fields[0] == uuid:
+            return state > 10, Connection(uuid=uuid, file=fields[1], name=fields[2])
+    return state > 10, None
+
+
+def parse_rivals(available: list[str], profiles: list[str], ours: str | None) -> list[Profile]:
+    """The profiles that NetworkManager may activate by itself on the interface, without the UUID `ours` and
+    our own file. `available` is its own judgement of which fit: `CONNECTIONS.AVAILABLE-CONNECTIONS[1]:UUID |
+    NAME`."""
+    fitting = {line.partition(":")[2].partition(" | ")[0] for line in available}
+    rivals = []
+    for line in profiles:
+        uuid, autoconnect, priority, file, name = unescape(line)[:5]
+        if uuid in fitting - {ours} and autoconnect == "yes" and file != NETWORKMANAGER:
+            rivals.append(Profile(name=name, file=file, priority=int(priority)))
+    return rivals
+
+
+def parse_networkd(lines: list[str]) -> str | None:
+    """The .network file, if systemd-networkd configures the interface, has or has failed to."""
+    values = dict(json.loads(f"[{line.replace(':', ',', 1)}]") for line in lines)
+    in_charge = values.get("AdministrativeState") in ("configured", "configuring", "failed")
+    return values.get("NetworkFile") if in_charge else None
+
+
+def parse_units(lines: list[str]) -> dict[str, tuple[str, str]]:
+    """Network manager -> ActiveState and UnitFileState, of `systemctl show`'s blocks."""
+    states: dict[str, dict[str, str]] = {}
+    block: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition("=")
+        if key in block:
+            block = {}
+        block[key] = value
+        if "Id" in block:
+            states[block["Id"]] = block
+    return {
+        manager: (states[unit].get("ActiveState", ""), states[unit].get("UnitFileState", ""))
+        for manager, unit in UNITS.items()
+        if unit in states
+    }
+
+
+def netplan_id(path: str) -> str | None:
+    """The id of the definition behind a file that netplan wrote in /run."""
+    found = re.fullmatch(
+        r"/run/(?:NetworkManager/system-connections/netplan-(.+)\.nmconnection"
+        r"|systemd/network/10-netplan-(.+)\.network)",
+        path,
+    )
+    return (found[1] or found[2]) if found else None
+
+
+def globs(pattern: str, name: str) -> bool:
+    """Whether one of the patterns, which blanks separate, fits; `!` in front turns the answer round."""
+    denied = pattern.startswith("!")
+    return denied != any(fnmatchcase(name, one) for one in pattern.removeprefix("!").split())
+
+
+def dhcpcd_takes(conf: str, interface: str) -> bool:
+    """Whether dhcpcd.conf leaves the interface to dhcpcd."""
+    for key, expected in (("denyinterfaces", False), ("allowinterfaces", True)):
+        lists = re.findall(rf"(?m)^[ \t]*{key}[ \t]+(.*)$", conf)
+        if lists and any(globs(one, interface) for one in lists) is not expected:
+            return False
+    return True
+
+
+def networkd_matches(match: list[str] | None, interface: str, mac: str | None) -> bool:
+    """Whether a [Match] section fits a wired interface. What it asks beyond the name, the address and the type
+    is taken to be so: better a file too many is looked at than one too few."""
+    if match is None:
+        return False
+    for line in match:
+        key, _, value = (part.strip() for part in line.partition("="))
+        if key == "Name" and not globs(value, interface):
+            return False
+        if key in ("MACAddress", "PermanentMACAddress") and (mac or "") not in value.lower().split():
+            return False
+        if key == "Type" and not globs(value, "ether"):
+            return False
+    return True
+
+
+def claimants(
+    found: dict[str, bool], units: dict[str, tuple[str, str]], matched: bool, dhcpcd_conf: str, interface: str
+) -> list[str]:
+    """Who configures the interface (`found`), and who will when its unit starts at the next boot. `matched`
+    says whether one of systemd-networkd's files fits."""
+    would = {
+        "NetworkManager": True,
+        "systemd-networkd": matched,
+        "dhcpcd": dhcpcd_takes(dhcpcd_conf, interface),
+        "ifupdown": False,
+    }
+    return [
+        manager
+        for manager in UNITS
+        if found[manager]
+        or (
+            would[manager]
+            and units.get(manager, ("", ""))[0] != "active"
+            and units.get(manager, ("", ""))[1] == "enabled"
+        )
+    ]
+
+
+def parse(output: list[str]) -> Interface:
+    """The whole of the fact's output."""
+    said = sections(output)
+
+    interface = next(iter(said.get("interface", [])), None)
+    managed, connection = parse_networkmanager(said.get("networkmanager", []), said.get("connections", []))
+    network_file = parse_networkd(said.get("networkd", []))
+    units = parse_units(said.get("units", []))
+    link: dict[str, Any] = next(iter(json.loads("".join(said.get("link", [])) or "[]")), {})
+    links = json.loads("".join(said.get("address", [])) or "[]")
+    routes = json.loads("".join(said.get("route", [])) or "[]")
+    dhcpcd_conf = base64.b64decode("".join(said.get("dhcpcd", []))).decode(errors="surrogateescape")
+    networks = sorted(
+        (
+            NetworkFile(path=name.partition(" ")[2], match=lines if "[Match]" in lines else None)
+            for name, lines in said.items()
+            if name.startswith("file-of-networkd ")
+        ),
+        key=lambda one: one["path"].rpartition("/")[2],
+    )
+    mac = link.get("address")
+    found = {
+        "NetworkManager": managed,
+        "systemd-networkd": bool(network_file),
+        "dhcpcd": "dhcpcd" in said
+        and units.get("dhcpcd", ("active", ""))[0] == "active"
+        and dhcpcd_takes(dhcpcd_conf, interface or ""),
+        "ifupdown": "ifupdown" in said,
+    }
+    manager = next((manager for manager in UNITS if found[manager]), None)
+    netplan = None
+    if managed and connection:
+        netplan = netplan_id(connection["file"])
+    elif manager == "systemd-networkd" and network_file:
+        netplan = netplan_id(network_file)
+    matched = any(networkd_matches(one["match"], interface or "", mac) for one in networks)
+    files = {}
+    for name, lines in said.items():
+        kind, _, path = name.partition(" ")
+        if kind == "file":
+            mode, owner = lines[0].split()
+            files[path] = File(mode=mode, owner=owner, sha256=lines[1].split()[0])
+    return Interface(
+        interface=interface,
+        interfaces=said.get("interfaces", []),
+        kind=link.get("linkinfo", {}).get("info_kind"),
+        master=link.get("master"),
+        mac=mac,
+        wireless="wireless" in said,
+        manager=manager,
+        claimants=claimants(found, units, matched, dhcpcd_conf, interface or ""),
+        failed=[manager for manager, (active, _) in units.items() if active == "failed"],
+        netplan=netplan,
+        connection=connection,
+        profile="\n".join(said.get("profile", [])),
+        rivals=parse_rivals(
+            said.get("available", []), said.get("profiles", []), connection and connection["uuid"]
+        ),
+        network="\n".join(said.get("network", [])) if manager == "systemd-networkd" else "",
+        networks=networks,
+        drop_ins=[name.partition(" ")[2] for name in said if name.startswith("drop-in ")],
+        addresses=[
+            Address(address=f"{one['local']}/{one['prefixlen']}", dynamic=one.get("dynamic", False))
+            for each in links
+            for one in each.get("addr_info", [])
+            if one["scope"] == "global"
+        ],
+        gateway=next((route.get("gateway") for route in routes if route.get("dev") == interface), None),
+        files=files,
+        guard_enabled="guard-enabled" in said,
+        dhcpcd_conf=dhcpcd_conf if manager == "dhcpcd" else "",
+        definitions={
+            path: settings
+            for path, identity, settings in map(json.loads, said.get("netplan", []))
+            if identity == netplan and path != NETPLAN
+        },
+        pending=json.loads("".join(said["pending"])) if "pending" in said else None,
+    )

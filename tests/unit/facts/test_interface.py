@@ -1,0 +1,198 @@
+"""How the answers about the interface to the LAN are read; tests/unit/facts/fixtures has whole ones, of nodes."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from facts.interface import (
+    NETWORKMANAGER,
+    Profile,
+    dhcpcd_takes,
+    globs,
+    networkd_matches,
+    parse,
+    parse_networkd,
+    parse_rivals,
+    parse_units,
+    unescape,
+)
+
+
+def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
+    running = ["::interface", "eth0", "::networkmanager", "10 (unmanaged)", ""]
+    networkd = [
+        "::networkd",
+        '"AdministrativeState":"configured"',
+        '"NetworkFile":"/etc/systemd/network/10.network"',
+    ]
+    assert parse(running)["manager"] is None
+    assert parse([*running, *networkd])["manager"] == "systemd-networkd"
+    assert (
+        parse(["::interface", "eth0", "::networkmanager", "20 (unavailable)"])["manager"] == "NetworkManager"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "in_charge"),
+    [("configured", True), ("configuring", True), ("failed", True), ("unmanaged", False), ("linger", False)],
+)
+def test_networkd_is_in_charge_also_while_it_configures_and_where_it_failed(
+    state: str, in_charge: bool
+) -> None:
+    lines = [f'"AdministrativeState":"{state}"', '"NetworkFile":"/etc/systemd/network/10.network"']
+    assert parse_networkd(lines) == ("/etc/systemd/network/10.network" if in_charge else None)
+
+
+def test_a_link_local_address_is_no_address_of_the_node() -> None:
+    one = {"local": "169.254.7.7", "prefixlen": 16, "scope": "link"}
+    assert parse(["::interface", "eth0", "::address", json.dumps([{"addr_info": [one]}])])["addresses"] == []
+
+
+def test_the_gateway_is_the_interfaces_own() -> None:
+    routes = [
+        {"dst": "default", "gateway": "10.0.0.1", "dev": "eth1", "metric": 1},
+        {"dst": "default", "gateway": "192.168.86.1", "dev": "eth0", "metric": 100},
+    ]
+    said = ["::route", json.dumps(routes)]
+    assert parse(["::interface", "eth0", *said])["gateway"] == "192.168.86.1"
+    assert parse(["::interface", "eth1", *said])["gateway"] == "10.0.0.1"
+    assert parse(["::interface", "eth2", *said])["gateway"] is None
+    # A default route without a gateway, as a tunnel has it.
+    assert parse(["::interface", "eth0", "::route", '[{"dst":"default","dev":"eth0"}]'])["gateway"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("0c0c:802-3-ethernet:host0", ["0c0c", "802-3-ethernet", "host0"]),
+        (r"0c0c:a\:b\\c:d", ["0c0c", r"a:b\c", "d"]),
+        ("0c0c::", ["0c0c", "", ""]),
+    ],
+)
+def test_fields_of_nmcli(text: str, fields: list[str]) -> None:
+    assert unescape(text)[: len(fields)] == fields
+
+
+def test_rivals_are_what_networkmanager_itself_would_activate_there() -> None:
+    available = [f"CONNECTIONS.AVAILABLE-CONNECTIONS[{n}]:{uuid} | x" for n, uuid in enumerate("abcd", 1)]
+    profiles = [
+        "a:yes:0:/run/NetworkManager/system-connections/Wired connection 1.nmconnection:Wired connection 1",
+        r"b:yes:200:/etc/NetworkManager/system-connections/mine.nmconnection:mine\: it is",
+        "c:no:300:/etc/NetworkManager/system-connections/by-hand.nmconnection:by hand",
+        f"d:yes:999:{NETWORKMANAGER}:okome-lan",
+        "e:yes:900:/etc/NetworkManager/system-connections/elsewhere.nmconnection:elsewhere",
+    ]
+    mine = Profile(
+        name="mine: it is", file="/etc/NetworkManager/system-connections/mine.nmconnection", priority=200
+    )
+    assert parse_rivals(available, profiles, "a") == [mine]
+    assert [rival["priority"] for rival in parse_rivals(available, profiles, None)] == [0, 200]
+
+
+def test_units_in_whatever_order_systemctl_names_their_properties() -> None:
+    lines = ["Id=NetworkManager.service", "ActiveState=failed", "UnitFileState=enabled"]
+    others = ["ActiveState=active", "UnitFileState=disabled", "Id=dhcpcd.service"]
+    expected = {"NetworkManager": ("failed", "enabled"), "dhcpcd": ("active", "disabled")}
+    assert parse_units([*lines, "Id=dhcpcd.service", *others[:2]]) == expected
+    assert parse_units([*lines[1:], lines[0], *others]) == expected
+    assert parse(["::units", *lines])["failed"] == ["NetworkManager"]
+
+
+def said(**units: tuple[str, str]) -> list[str]:
+    """NetworkManager manages eth0, and so it is with the units."""
+    return [
+        *("::interface", "eth0", "::networkmanager", "100 (connected)", "::units"),
+        *(
+            line
+            for name, (active, enabled) in units.items()
+            for line in (f"Id={name}.service", f"ActiveState={active}", f"UnitFileState={enabled}")
+        ),
+    ]
+
+
+DHCPCD = base64.b64encode(b"denyinterfaces wlan0\n").decode()
+
+
+@pytest.mark.parametrize(
+    ("lines", "claimants"),
+    [
+        (said(NetworkManager=("active", "enabled"), dhcpcd=("inactive", "disabled")), ["NetworkManager"]),
+        ([*said(dhcpcd=("active", "disabled")), "::dhcpcd", DHCPCD], ["NetworkManager", "dhcpcd"]),
+        ([*said(dhcpcd=("inactive", "enabled")), "::dhcpcd", DHCPCD], ["NetworkManager", "dhcpcd"]),
+        ([*said(dhcpcd=("failed", "enabled")), "::dhcpcd", DHCPCD], ["NetworkManager", "dhcpcd"]),
+        (
+            [
+                *said(dhcpcd=("active", "enabled")),
+                "::dhcpcd",
+                base64.b64encode(b"denyinterfaces wlan0 eth*\n").decode(),
+            ],
+            ["NetworkManager"],
+        ),
+        ([*said(), "::ifupdown"], ["NetworkManager", "ifupdown"]),
+        (
+            [*said(**{"systemd-networkd": ("inactive", "enabled")}), "::file-of-networkd /etc/x", "[Match]"],
+            ["NetworkManager", "systemd-networkd"],
+        ),
+        # Without a file of its own it is enabled and does nothing.
+        (said(**{"systemd-networkd": ("active", "enabled")}), ["NetworkManager"]),
+        (said(**{"systemd-networkd": ("inactive", "enabled")}), ["NetworkManager"]),
+    ],
+)
+def test_all_who_configure_the_interface_or_will_at_the_next_boot(
+    lines: list[str], claimants: list[str]
+) -> None:
+    assert parse(lines)["claimants"] == claimants
+
+
+@pytest.mark.parametrize(
+    ("conf", "takes"),
+    [
+        ("", True),
+        ("denyinterfaces eth0", False),
+        ("denyinterfaces wlan0", True),
+        ("allowinterfaces wlan0 eth*", True),
+        ("  allowinterfaces wlan0", False),
+        ("#denyinterfaces eth0", True),
+    ],
+)
+def test_interfaces_that_dhcpcd_leaves_alone(conf: str, takes: bool) -> None:
+    assert dhcpcd_takes(conf, "eth0") is takes
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        (None, False),
+        (["[Match]"], True),
+        (["[Match]", "Name=eth*"], True),
+        (["[Match]", "Name=wl* en*"], False),
+        (["[Match]", "Name=!eth0"], False),
+        (["[Match]", "Name=!wlan0"], True),
+        (["[Match]", "MACAddress=02:00:00:00:00:0A 02:00:00:00:00:0b"], True),
+        (["[Match]", "PermanentMACAddress=02:00:00:00:00:0b"], False),
+        (["[Match]", "Type=wlan"], False),
+        (["[Match]", "Type=ether", "Name = eth0"], True),
+        (["[Match]", "Driver=macb"], True),
+    ],
+)
+def test_files_of_networkd_that_fit(match: list[str] | None, fits: bool) -> None:
+    assert networkd_matches(match, "eth0", "02:00:00:00:00:0a") is fits
+
+
+def test_globs_of_interfaces() -> None:
+    assert globs("wlan0 eth?", "eth0")
+    assert not globs("eth?", "eth10")
+    assert globs("!wlan0", "eth0")
+    assert not globs("!wlan0 eth0", "eth0")
+
+
+def test_the_link_says_what_it_is() -> None:
+    def of(link: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+        found = parse(["::interface", "x", "::link", json.dumps([link])])
+        return found["kind"], found["master"], found["mac"]
+
+    assert of({"address": "02:00:00:00:00:0a"}) == (None, None, "02:00:00:00:00:0a")
+    assert of({"linkinfo": {"info_kind": "bridge"}}) == ("bridge", None, None)
+    assert of({"master": "br0", "linkinfo": {"info_slave_kind": "bridge"}}) == (None, "br0", None)
