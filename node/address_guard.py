@@ -11,10 +11,13 @@ interface, connection (the NetworkManager connection to bring up), previous (the
 previous_address, address ("192.168.86.19/24"), gateway.
 """
 
+import contextlib
 import ipaddress
 import json
+import re
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -96,6 +99,11 @@ class Address(guard.Guard):
 
     def secure(self, request: dict[str, Any]) -> None:
         """NetworkManager's checkpoint, which also knows connections that were never on disk."""
+        # From here on the journal has what the manager says about it. A cursor, since the clock may jump.
+        with contextlib.suppress(guard.GuardError, subprocess.TimeoutExpired):
+            said = guard.run("journalctl", "--quiet", "--lines=0", "--show-cursor", seconds=5)
+            request["cursor"] = said.strip().removeprefix("-- cursor: ")
+            self.note(request)
         if not uses_checkpoint(request):
             return
         # All devices, flag 2: connections that are new at the rollback are deleted.
@@ -112,10 +120,17 @@ class Address(guard.Guard):
         while not holds(request) and time.monotonic() < until:
             time.sleep(0.2)
         until = time.monotonic() + 5
-        while wrong := complaint(request):
+        while wrong := unlike(request) or silence(request):
             if time.monotonic() > until:
-                raise guard.GuardError(f"{wrong}.")
+                raise guard.GuardError(f"{wrong}{circumstances(request) if unlike(request) else ''}.")
             time.sleep(0.2)
+
+    def testimony(self, request: dict[str, Any]) -> str:
+        if not request["applied"]:
+            return f"the change was not applied yet{circumstances(request)}"
+        if wrong := unlike(request):
+            return wrong + circumstances(request)
+        return silence(request) or "all is as it was asked for, and the gateway answers"
 
     def keep(self, request: dict[str, Any]) -> None:
         if checkpoint := request.get("checkpoint"):
@@ -184,8 +199,8 @@ def holds(request: dict[str, Any]) -> bool:
     return wanted in [f"{known['local']}/{known['prefixlen']}" for known in addresses(request["interface"])]
 
 
-def complaint(request: dict[str, Any]) -> str | None:
-    """What is not as it was asked for, None if all is well."""
+def unlike(request: dict[str, Any]) -> str | None:
+    """What of the interface is not as it was asked for, None if all of it is."""
     interface, wanted = request["interface"], ipaddress.ip_interface(request["address"])
     held = {f"{known['local']}/{known['prefixlen']}": known for known in addresses(interface)}
     if str(wanted) not in held:
@@ -196,9 +211,63 @@ def complaint(request: dict[str, Any]) -> str | None:
     routes = json.loads(guard.run("ip", "-json", "-4", "route", "show", "default", "dev", interface))
     if request["gateway"] not in [route.get("gateway") for route in routes]:
         return f"the default route does not lead to {request['gateway']}"
-    if not ask_arp(interface, str(wanted.ip), request["gateway"]):
-        return f"the gateway {request['gateway']} does not answer"
     return None
+
+
+def silence(request: dict[str, Any]) -> str | None:
+    """That the gateway does not answer, if it does not."""
+    own = str(ipaddress.ip_interface(request["address"]).ip)
+    if ask_arp(request["interface"], own, request["gateway"]):
+        return None
+    return f"the gateway {request['gateway']} does not answer"
+
+
+def circumstances(request: dict[str, Any]) -> str:
+    """Whose file the interface is configured by, if not by ours, and the last words of its manager; in brackets."""
+    found = []
+    with contextlib.suppress(guard.GuardError, OSError, subprocess.TimeoutExpired, ValueError):
+        file = configured_by(request["manager"], request["interface"])
+        if file and not request["netplan"] and file not in [ours["path"] for ours in request["files"]]:
+            found.append(f"{request['interface']} is configured by {file}")
+    with contextlib.suppress(guard.GuardError, OSError, subprocess.TimeoutExpired):
+        since = ["--after-cursor", request["cursor"]] if request.get("cursor") else ["--boot"]
+        unit = f"--unit={request['manager']}"
+        words = guard.run(
+            "journalctl", "--quiet", "--output=cat", "--lines=200", *since, unit, seconds=5
+        ).splitlines()
+        if last := last_words(words):
+            found.append(f"{request['manager']} said: {last}")
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def configured_by(manager: str, interface: str) -> str | None:
+    """The file that this manager has in effect for the interface, None where it does not say."""
+    if manager == "NetworkManager":
+        name, uuid = guard.run(
+            "nmcli", "-g", "GENERAL.CONNECTION,GENERAL.CON-UUID", "device", "show", interface, seconds=5
+        ).splitlines()[:2]
+        files = guard.run("nmcli", "-t", "-f", "UUID,FILENAME", "connection", "show", "--active", seconds=5)
+        for line in files.splitlines():
+            if uuid and line.startswith(f"{uuid}:"):
+                return line.partition(":")[2].replace("\\", "")
+        return name or None
+    if manager == "systemd-networkd":
+        status = json.loads(guard.run("networkctl", "--json=short", "status", interface, seconds=5))
+        return str(status["NetworkFile"]) if status.get("NetworkFile") else None
+    return None
+
+
+def last_words(lines: list[str]) -> str | None:
+    """What is worth quoting of a manager's journal: its last complaint, else its last line."""
+    # NetworkManager: "<warn>  [1795660642.1234] device (eth0): …"
+    plain = [re.sub(r"^<\w+>\s+\[[\d.]+\]\s+", "", line) for line in lines]
+    bad = [
+        text
+        for line, text in zip(lines, plain, strict=True)
+        if line.startswith(("<warn>", "<err"))
+        or re.search(r"(?i)fail|error|invalid|conflict|could not|unknown", text)
+    ]
+    return next(iter((bad or plain)[-1:]), None)
 
 
 if __name__ == "__main__":

@@ -116,8 +116,9 @@ class Guard:
         self.name = name
         self.program = program
         self.state = state / name
-        self.mark, self.confirmed, self.failed, self.locked = (
-            self.state / part for part in ("pending", "confirmed", "failed", "lock")
+        # `failed`: why it could not be applied. `known`: what the node knew when nobody had confirmed it.
+        self.mark, self.confirmed, self.failed, self.known, self.locked = (
+            self.state / part for part in ("pending", "confirmed", "failed", "known", "lock")
         )
         self.undo_unit, self.switch_unit = f"okome-{name}-undo", f"okome-{name}-switch"
 
@@ -134,6 +135,10 @@ class Guard:
 
     def prove(self, request: dict[str, Any]) -> None:
         """A GuardError, if what was asked for is not in effect."""
+
+    def testimony(self, request: dict[str, Any]) -> str:
+        """What this node can say about a change that nobody has confirmed."""
+        return "" if request["applied"] else "the change was not applied yet"
 
     def keep(self, request: dict[str, Any]) -> None:
         """Give up the other way back."""
@@ -192,6 +197,7 @@ class Guard:
                 write(self.state / f"new.{number}", content, 0o600)
             remove(self.confirmed)
             remove(self.failed)
+            remove(self.known)
             self.note(request)
             try:
                 self.secure(request)
@@ -256,6 +262,9 @@ class Guard:
             subprocess.run(stop, capture_output=True, timeout=30, check=False)
         with self.lock():
             if request := self.pending():
+                if not boot:
+                    with contextlib.suppress(GuardError, OSError, subprocess.TimeoutExpired, ValueError):
+                        write(self.known, self.testimony(request).encode(), 0o600)
                 self.undo(request, boot=boot)
                 self.disarm()
 

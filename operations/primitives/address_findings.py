@@ -165,6 +165,9 @@ def right_as_it_is(now: Interface, want: Wanted) -> bool:
     if not now["netplan"] or NETPLAN in now["files"]:
         return False
     addresses, gateways, servers = said(now)
+    own = re.findall(r"(?m)^autoconnect-priority=(-?\d+)$", now["profile"]) or ["0"]
+    if any(rival["priority"] >= int(own[0]) for rival in now["rivals"]):
+        return False  # with a file of ours it comes first
     dns = {str(server) for server in want.dns}
     return (
         addresses == [str(want.address)]

@@ -19,6 +19,7 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput
 
+from facts.interface import sections
 from node.guard import NOT_YET
 from operations.primitives.ask import ask, read
 from operations.primitives.config_set import ConfigFile, ConfigSet, transaction
@@ -42,10 +43,6 @@ class Guarded:
     @property
     def pending(self) -> str:
         return f"{self.state}/pending"
-
-    @property
-    def failed(self) -> str:
-        return f"{self.state}/failed"
 
 
 class Confirmation:
@@ -103,12 +100,8 @@ class Confirmation:
         return read("the guard's call", output, lambda lines: dict(json.loads(lines[-1])))
 
     def confirm(self, sha256: str, at: str, back: Sequence[str]) -> None:
-        """Confirm over new connections to `at`, or wait for the undo at one of the places in `back`."""
-        if trouble := self.refusal(sha256, at):
-            raise ConfirmationError(self.undone(trouble, back))
-
-    def refusal(self, sha256: str, at: str) -> str | None:
-        """What kept a confirmation from working."""
+        """Confirm over new connections to `at`, or wait for the undo at one of the places in `back`, and say
+        what the node knows: why it could not apply the change, or how it looked from there."""
         deadline = time.monotonic() + self.seconds
         trouble = "nobody answered there"
         command = QuoteString(f"{self.kind.program} confirm {sha256}; echo exit $?")
@@ -121,26 +114,37 @@ class Confirmation:
                 trouble = str(error)
             else:
                 if status == 0:
-                    return None
+                    return
                 if status != NOT_YET:
                     self.abandon()
-                    return said(output)
+                    reached = self.find(back)
+                    raise ConfirmationError(self.undone(self.told()["failed"] or said(output), reached))
                 trouble = "the node did not finish applying it"
             gevent.sleep(0.3)
-        return f"it could not be confirmed at {at} within {self.seconds} s ({trouble})"
+        reached = self.find(back)
+        told = self.told()
+        trouble = f"it could not be confirmed at {at} within {self.seconds} s ({trouble.rstrip('.')})"
+        known = f"; the node says: {told['known']}" if told["known"] else ""
+        raise ConfirmationError(self.undone(told["failed"] or f"{trouble}{known}", reached))
+
+    def undone(self, reason: str, reached: str) -> str:
+        """How it ended."""
+        return f"{self.what} was undone: {reason.rstrip('.')}; the node answers at {reached}."
+
+    def told(self) -> dict[str, str]:
+        """What the guard left behind: why the change failed, and what it knew when it undid it."""
+        parts = " ".join(f"{self.kind.state}/{part}" for part in ("failed", "known"))
+        script = QuoteString(
+            f'for file in {parts}; do echo "::${{file##*/}}"; ! test -e $file || cat $file; echo; done'
+        )
+        _, output = self.ask("sh -c", script, seconds=10)
+        return {name: " ".join(lines) for name, lines in sections(output.stdout_lines).items()}
 
     def abandon(self) -> None:
         """Have the node run its undo now, detached from this connection."""
         # Should this not get through: the undo's timer runs there anyway, and `find` waits for it.
         with contextlib.suppress(ConfirmationError):
             self.ask(self.kind.program, "abandon", seconds=10)
-
-    def undone(self, trouble: str, back: Sequence[str]) -> str:
-        """Wait for the undo, and say how it ended."""
-        reached = self.find(back)
-        _, output = self.ask(f"! test -e {self.kind.failed} || cat {self.kind.failed}", seconds=10)
-        reason = (output.stdout.strip() or trouble).rstrip(".")
-        return f"{self.what} was undone: {reason}; the node answers at {reached}."
 
     def find(self, back: Sequence[str]) -> str:
         """Connect to the node where it answered before, once its undo is through."""

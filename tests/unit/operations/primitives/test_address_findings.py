@@ -197,6 +197,7 @@ def test_so_is_one_for_systemd_networkd() -> None:
         {"profile": "[ipv4]\nmethod=auto"},
         {"gateway": "192.168.86.2"},
         {"netplan": None},
+        {"rivals": [{"name": "mine", "file": MINE, "priority": 0}]},
         # With a file of ours it is ours to be right.
         {"files": {NETPLAN: {"mode": "600", "owner": "root", "sha256": "else"}}},
         {"addresses": [{"address": "192.168.86.132/24", "dynamic": True}]},
