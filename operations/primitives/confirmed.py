@@ -118,14 +118,14 @@ class Confirmation:
                 if status != NOT_YET:
                     self.abandon()
                     reached = self.find(back)
-                    raise ConfirmationError(self.undone(self.told()["failed"] or said(output), reached))
+                    raise ConfirmationError(self.undone(self.told().get("failed") or said(output), reached))
                 trouble = "the node did not finish applying it"
             gevent.sleep(0.3)
         reached = self.find(back)
         told = self.told()
         trouble = f"it could not be confirmed at {at} within {self.seconds} s ({trouble.rstrip('.')})"
-        known = f"; the node says: {told['known']}" if told["known"] else ""
-        raise ConfirmationError(self.undone(told["failed"] or f"{trouble}{known}", reached))
+        known = f"; the node says: {told['known']}" if told.get("known") else ""
+        raise ConfirmationError(self.undone(told.get("failed") or f"{trouble}{known}", reached))
 
     def undone(self, reason: str, reached: str) -> str:
         """How it ended."""

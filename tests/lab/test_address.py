@@ -19,6 +19,7 @@ from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 DEPLOY = "tests/lab/address/cn01.py"
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
 PENDING = "/var/lib/okome/address/pending"
+KNOWN = "/var/lib/okome/address/known"
 # The undo's time limit in these tests: longer than the slowest manager needs (dhcpcd probes for 6 s).
 SECONDS = 12
 
@@ -44,6 +45,7 @@ class Node:
 
     def __init__(self, lab: Lab, manager: str) -> None:
         self.lab = lab
+        self.manager = manager
         self.leased = lab.fresh(manager=manager)
         # The lab waits for SSH, not for the last word of the manager.
         lab.execute("systemctl", "is-system-running", "--wait", check=False)
@@ -146,6 +148,101 @@ def test_a_node_imaged_anew_is_told_at_once(node: Node) -> None:
     node.lab("run", "--", "sh", "-c", f'ssh-keygen -q -f "$OKOME_KNOWN_HOSTS" -R {FINAL}')
 
 
+# What a node's owner did to it, what undoes that, and what the refusal names.
+REFUSALS = {
+    "networkmanager": [
+        (
+            "nmcli connection add type ethernet ifname host0 con-name top connection.autoconnect-priority 999",
+            "nmcli connection delete top",
+            "NetworkManager's profile top (/etc/NetworkManager/system-connections/top.nmconnection) is for host0",
+        ),
+        (
+            "systemctl enable dhcpcd",
+            "systemctl disable dhcpcd",
+            "NetworkManager and dhcpcd both configure host0",
+        ),
+        (
+            "mkdir /run/systemd/system/NetworkManager.service.d;"
+            " printf '[Service]\\nRestart=no\\n' > /run/systemd/system/NetworkManager.service.d/x.conf;"
+            " systemctl daemon-reload; systemctl kill -s KILL NetworkManager;"
+            " until systemctl is-failed NetworkManager; do sleep 0.2; done",
+            "rm -r /run/systemd/system/NetworkManager.service.d; systemctl daemon-reload;"
+            " systemctl restart NetworkManager; nm-online -q",
+            "nobody manages host0, and NetworkManager has failed",
+        ),
+    ],
+    "networkd": [
+        (
+            "printf '[Match]\\nName=host*\\n[Network]\\nDHCP=yes\\n' > /usr/lib/systemd/network/00-a.network",
+            "rm /usr/lib/systemd/network/00-a.network",
+            "systemd-networkd reads /usr/lib/systemd/network/00-a.network before ours (00-okome-lan.network)",
+        ),
+    ],
+    "dhcpcd": [
+        (
+            "systemctl enable NetworkManager",
+            "systemctl disable NetworkManager",
+            "NetworkManager and dhcpcd both configure host0",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("node", list(REFUSALS), indirect=True)
+def test_what_would_take_the_address_back_is_refused_by_its_name(node: Node) -> None:
+    before = node.state()
+    for done, undone, says in REFUSALS[node.manager]:
+        node.lab.execute("sh", "-c", done)
+        said = node.refused(node.leased)
+        node.lab.execute("sh", "-c", undone)
+        assert says in said
+        assert not node.lab.execute("sh", "-c", "ls /usr/local/lib/okome 2>/dev/null; true")
+    wait("all as it was", lambda: node.state() == before)
+
+
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_a_bridge_on_the_lan_is_refused(node: Node) -> None:
+    node.lab.execute(
+        "sh", "-c",
+        "nmcli connection add type bridge ifname br0 con-name Bridge bridge.stp no ipv4.method auto &&"
+        " nmcli connection add type ethernet ifname host0 con-name port master br0 && nmcli connection up port",
+    )  # fmt: skip
+    there = node.lab.address()
+    assert "br0 is a bridge, and the static address is for a wired interface itself" in node.refused(there)
+    assert "host0 is a port of br0" in node.refused(there, lan_interface="host0")
+    assert "lan_interface is 'eth7', and the node has br0, host0, lo" in node.refused(
+        there, lan_interface="eth7"
+    )
+    node.lab.execute("nmcli", "connection", "delete", "port", "Bridge")
+    wait("the lease", lambda: node.addresses() == [node.leased])
+
+
+# The interface of the session, whatever else is up: over IPv6 link-local its scope is all that names it.
+@pytest.mark.parametrize("node", ["networkd"], indirect=True)
+def test_a_session_over_ipv6_link_local(node: Node) -> None:
+    (link,) = json.loads(node.lab.execute("ip", "-json", "-6", "address", "show", "dev", "host0"))
+    (scoped,) = [one["local"] for one in link["addr_info"] if one["scope"] == "link"]
+    node.lab.execute("ip", "route", "del", "default")
+    run = node.deploy(f"{scoped}%br0", "--dry")
+    node.lab.execute("networkctl", "reconfigure", "host0")
+    assert run.status == 0, run.output
+    assert "Static address" in run.output
+    wait("the lease", lambda: node.addresses() == [node.leased])
+
+
+@pytest.mark.parametrize("node", ["networkd"], indirect=True)
+def test_a_node_whose_networkd_was_told_more_than_its_address(node: Node) -> None:
+    """What follows runs on it; the last of it looks whether that was kept."""
+    text = (
+        "[Match]\\nName=host0\\n[Network]\\nDHCP=yes\\nDomains=lan.example\\nIPv6AcceptRA=no\\n"
+        "[Link]\\nMTUBytes=1400\\n[Route]\\nDestination=10.0.0.0/8\\nGateway=192.168.86.254\\n"
+    )
+    node.lab.execute("sh", "-c", f"printf '{text}' > /etc/systemd/network/10-lan.network; networkctl reload")
+    wait("its MTU", lambda: node.lab.execute("cat", "/sys/class/net/host0/mtu").strip() == "1400")
+    wait("a lease", lambda: bool(node.addresses()))
+    (node.leased,) = node.addresses()
+
+
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
 def test_a_broken_file_of_netplan_is_left_to_its_owner(node: Node) -> None:
     before, other = node.state(), "/etc/netplan/60-somebody.yaml"
@@ -203,6 +300,8 @@ def test_a_dead_control_machine_leads_back_to_the_lease(node: Node) -> None:
         pass
     wait("the undo", lambda: node.addresses() == [node.leased], SECONDS + 30)
     wait("all as it was", lambda: node.state() == before)
+    # A blackhole keeps the gateway's ARP from answering on some kernels; either way it is no fault of the node's.
+    assert "the gateway" in node.lab.execute("cat", KNOWN)
 
 
 def test_a_power_cut_leads_back_to_the_lease(node: Node) -> None:
@@ -230,10 +329,72 @@ def test_the_run_goes_on_at_the_new_address(node: Node) -> None:
     assert node.changed(FINAL) == 0
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_a_profile_made_by_hand_gives_way_and_what_it_said_is_kept(node: Node) -> None:
+    """Beside it a second link has the better default route, and a bridge of containers is nobody's business."""
+    node.lab.execute(
+        "sh", "-c",
+        "nmcli connection add type ethernet ifname host0 con-name mine connection.autoconnect-priority 200"
+        " ipv6.method disabled ethernet.mtu 1400 ipv4.dns-search lan.example"
+        " +ipv4.routes '10.0.0.0/8 192.168.86.254' && nmcli connection up mine &&"
+        " ip link add docker0 type bridge && ip address add 172.17.0.1/16 dev docker0 &&"
+        " ip link set docker0 up && ip link add eth9 type veth peer name eth9p && ip link set eth9p up &&"
+        " nmcli device set eth9 managed no && ip address add 10.9.0.2/24 dev eth9 && ip link set eth9 up &&"
+        " ip route add default via 10.9.0.1 dev eth9 metric 1",
+    )  # fmt: skip
+    there = node.lab.address()
+    assert node.changed(there) == 1
+    assert node.lab.address() == FINAL
+    assert "172.17.0.1/16" in node.lab.execute("ip", "-4", "address", "show", "dev", "docker0")
+    node.lab.execute("sh", "-c", "ip link del docker0; ip link del eth9")
+    assert node.changed(FINAL) == 0
+
+
 def test_it_survives_a_reboot(node: Node) -> None:
     node.lab("power", "cn01", "reboot")
     assert node.addresses() == [FINAL]
     assert node.changed(FINAL) == 0
+
+
+@pytest.mark.parametrize("node", ["networkmanager", "networkd"], indirect=True)
+def test_what_was_told_besides_the_address_is_in_effect_after_the_boot(node: Node) -> None:
+    assert node.lab.execute("cat", "/sys/class/net/host0/mtu").strip() == "1400"
+    assert "10.0.0.0/8 via 192.168.86.254 dev host0" in node.lab.execute("ip", "route")
+    if node.manager == "networkmanager":
+        assert "search lan.example" in node.lab.execute("cat", "/etc/resolv.conf")
+        assert node.lab.execute("cat", "/proc/sys/net/ipv6/conf/host0/disable_ipv6").strip() == "1"
+        assert "inet6" not in node.lab.execute("ip", "-6", "address", "show", "dev", "host0", "scope", "link")
+    else:
+        assert "lan.example" in node.lab.execute("resolvectl", "domain", "host0")
+
+
+# What `nmcli` leaves behind where it keeps its profiles with netplan.
+BY_NMCLI = """network:
+  version: 2
+  ethernets:
+    NM-5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e:
+      renderer: NetworkManager
+      match: {name: host0}
+      addresses: [192.168.86.19/24]
+      nameservers: {addresses: [192.168.86.1]}
+      networkmanager:
+        uuid: 5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e
+        name: lan
+        passthrough: {ipv4.address1: "192.168.86.19/24,192.168.86.1", ipv4.method: manual}
+"""
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_somebody_elses_file_of_netplan_that_says_the_same_is_right_as_it_is(node: Node) -> None:
+    path = "/etc/netplan/90-NM-5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e.yaml"
+    node.lab.execute(
+        "sh", "-c",
+        f"rm /etc/netplan/*.yaml; umask 077; echo '{BY_NMCLI}' > {path}; netplan generate &&"
+        " nmcli connection reload && nmcli connection up lan",
+    )  # fmt: skip
+    assert node.addresses() == [FINAL]
+    assert node.changed(FINAL) == 0
+    assert node.lab.execute("ls", "/etc/netplan").split() == [path.rpartition("/")[2]]
 
 
 @pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
