@@ -4,6 +4,7 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,32 @@ def test_our_own_frames_are_nobody_elses() -> None:
 def test_no_frame_is_too_strange(frame: bytes) -> None:
     holder = guard.arp_holder(frame, OWN, ADDRESS)
     assert holder is None or socket.inet_aton(ADDRESS) in frame
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], None),
+        (
+            ["<info>  [1795660642.1234] device (eth0): Activation: successful"],
+            "device (eth0): Activation: successful",
+        ),
+        (
+            [
+                "<warn>  [1795660642.1234] device (eth0): Activation: failed for connection 'okome-lan'",
+                "<info>  [1795660643.1234] device (eth0): state change: failed -> disconnected",
+                "<info>  [1795660644.1234] manager: NetworkManager state is now CONNECTED_LOCAL",
+            ],
+            "device (eth0): state change: failed -> disconnected",
+        ),
+        (
+            ["eth0: Could not set address: Invalid argument", "eth0: Link UP"],
+            "eth0: Could not set address: Invalid argument",
+        ),
+    ],
+)
+def test_the_last_words_of_a_network_manager(lines: list[str], words: str | None) -> None:
+    assert guard.last_words(lines) == words
 
 
 def test_guard_fact_and_unit_name_the_same_places() -> None:
