@@ -49,8 +49,8 @@ def frontend() -> None:
     certificate = seen(Digest, path=tls) if tls else None
     configuration = nginx.nginx_config(suite, host.name.upper(), host_data(), certificate)
     found: tuple[NginxFile, ...] = seen(NginxFiles)
-    old, aside = nginx_strangers.giving_way(found, configuration, host_data())
-    gone = tuple(ConfigFile(path, absent=True) for path in old)
+    judged = nginx_strangers.verdict(found, configuration, host_data())
+    gone = tuple(ConfigFile(path, absent=True) for path in judged.removed)
     configuration = replace(configuration, files=configuration.files + gone)
 
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
@@ -61,13 +61,14 @@ def frontend() -> None:
     config_set(name="nginx log rotation", config=nginx.ROTATION)
     config_set(name="Log sizes are looked at every hour", config=hourly)
     unit(name="Logs are rotated", unit="logrotate.timer", restarted_if=hourly)
-    kept_aside(name="Copies of what gives way", paths=old + aside)
+    kept_aside(name="Copies of what gives way", paths=judged.removed + judged.aside)
     config_set(name="nginx configuration", config=configuration)
     unit(
         name="nginx runs",
         unit="nginx",
         restarted_if=service,
         reloaded_if=configuration,
-        busy=nginx.OPEN_REQUESTS,
+        busy=nginx.open_requests(),
+        proof=nginx.proof(host.data.address, tls=bool(tls)),
         patience=host.data.drain_timeout_s + 60,  # a stream may begin in the moment before a restart
     )

@@ -8,7 +8,7 @@ from facts.machine import Machine
 from facts.several import Question
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
-from operations.services import address, machine, redis
+from operations.services import address, machine, nginx_strangers, redis
 
 
 def preflight(*roles: str) -> None:
@@ -19,4 +19,6 @@ def preflight(*roles: str) -> None:
     looks = [Look((Question(Identity), Question(ConfigTxt))), address.look(data)]
     if "backends" in roles:
         looks.append(redis.look(data))
+    if "frontends" in roles:
+        looks.append(nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data))
     look(looks)

@@ -251,18 +251,28 @@ def _run_unless(
     then: list[StringCommand],
     otherwise: list[StringCommand],
 ) -> bool:
-    """Run the commands of `then`, or say why not and run those of `otherwise`."""
-    _, answer = ask(host, shell(QUIET, busy))
-    if answer.stdout:
-        logger.warning(
-            f"{host.print_prefix}{name} is not restarted now, {answer.stdout}: what takes a restart waits for"
-            " the next deploy, or the next restart"
-        )
-    for command in otherwise if answer.stdout else then:
-        done, said = ask(host, command, **command.connector_arguments)
-        if not done:
-            print_host_combined_output(host, said)
+    """Run the commands of `then`, or say why not and run those of `otherwise`. After those it is asked once more: a
+    server that was not ours yet could not say."""
+
+    def run(way: list[StringCommand]) -> bool:
+        for command in way:
+            done, said = ask(host, command, **command.connector_arguments)
+            if not done:
+                print_host_combined_output(host, said)
+                return False
+        return True
+
+    harm = ask(host, shell(QUIET, busy))[1].stdout
+    if harm and otherwise:
+        if not run(otherwise):
             return False
+        harm = ask(host, shell(QUIET, busy))[1].stdout
+    if not harm:
+        return run(then)
+    logger.warning(
+        f"{host.print_prefix}{name} is not restarted now, {harm}: what takes a restart waits for"
+        " the next deploy, or the next restart"
+    )
     return True
 
 

@@ -1,25 +1,17 @@
 """The frontend's nginx: its files, and what stands in them."""
 
 import ipaddress
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.primitives.config_set import REPOSITORY, ConfigFile, ConfigSet
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
-# What a restart would wait for, while it refuses everybody else. An nginx that does not answer this is not ours yet.
-# (A worker that crashed leaves its requests in nginx's count. Then it takes `systemctl restart nginx` by hand.)
-OPEN_REQUESTS = r"""
-exec 2>/dev/null python3 -I -c '
-import re, urllib.request
-with urllib.request.urlopen("http://127.0.0.1/okome/status", timeout=5) as answer:
-    others = int(re.search(rb"Writing: (\d+)", answer.read())[1]) - 1
-print(f"open requests: {others}" if others else "")
-'
-"""
+STATUS = REPOSITORY / "node/nginx_status.py"
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-cache.conf"),
@@ -47,6 +39,7 @@ SERVICE = ConfigSet(
     ),
     check="systemd",
     values={"site": SITE},
+    revertible=True,
 )
 FOLDERS = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles")
 ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate")
@@ -59,6 +52,22 @@ HOURLY = ConfigSet(
 )
 
 
+def _status(*words: str) -> str:
+    """The shell command that asks nginx for its status; what it prints and when it fails stands in the program."""
+    return f"exec python3 -I -c {shlex.quote(STATUS.read_text())} {shlex.join(words)}"
+
+
+def open_requests() -> str:
+    """Says what a restart would harm now."""
+    return _status("open", "http://127.0.0.1/okome/status")
+
+
+def proof(address: str, tls: bool) -> str:
+    """Succeeds when nginx answers, as ours, where the LAN and the node itself ask it."""
+    addresses = [f"http://{address}", "http://127.0.0.1", *([f"https://{address}"] if tls else [])]
+    return _status("proof", *(f"{one}/okome/status" for one in addresses))
+
+
 def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: str | None = None) -> ConfigSet:
     """nginx's own files for a node called `node` (its hostname) that runs `suite`; `data` is the host's.
 
@@ -69,6 +78,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: st
     return ConfigSet(
         files=FILES,
         check="nginx",
+        revertible=True,
         values={
             "node": node,
             "lan": str(address.network),

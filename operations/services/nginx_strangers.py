@@ -4,11 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from pyinfra.api import DeployError
-
-from facts.nginx import ROOT, NginxFile, read_all
+from facts.files import Digest
+from facts.nginx import ROOT, NginxFile, NginxFiles, read_all
+from facts.several import Question
 from operations.primitives.config_set import MARK, ConfigSet, rendered
+from operations.primitives.preflight import Look
+from operations.services.nginx import nginx_config
 from operations.services.nginx_meaning import (
     PASSES,
     VARIABLES,
@@ -183,7 +186,8 @@ def inherited(name: str, us: Ours) -> bool:
 
 
 def _listening(place: Place, us: Ours) -> Iterator[str]:
-    """What a server's addresses do to ours."""
+    """What a server's addresses do to ours, and what is to be done."""
+    port_of_its_own = "give it another port"
     for one in listens(place.directive):
         where = f"{place.path}:{one.line} listens on {one.text}"
         for port, agreed in us.ports.items():
@@ -192,18 +196,18 @@ def _listening(place: Place, us: Ours) -> Iterator[str]:
             options = {word for word in one.words if word not in ("default_server", "default", "ipv6only=on")}
             if place.context[0] != "http":
                 if "udp" not in one.words and not (one.host.startswith("[") and not one.everybody):
-                    yield f"{where}, which is ours"
+                    yield f"{where}, which is ours: {port_of_its_own}"
             elif one.everybody:
                 if "ipv6only=off" in options:
-                    yield f"{where}: IPv4 included, which is ours"
+                    yield f"{where}, IPv4 included, which is ours: take ipv6only=off out"
                 elif options - agreed or (options & PROTOCOLS) != agreed:
-                    yield f"{where}: one socket with ours, which does not say the same"
+                    yield f"{where}, one socket with ours, which does not say so: {port_of_its_own}"
             elif one.host in ("127.0.0.1", "localhost"):
-                yield f"{where}, where this node asks its own nginx"
+                yield f"{where}, where this node asks its own nginx: {port_of_its_own}"
             elif one.host.startswith("127.") and options - PROTOCOLS:
-                yield f"{where}: a socket of its own on a port that ours has"
+                yield f"{where}, a socket of its own on a port that ours has: {port_of_its_own}"
             elif not one.loopback and one.host != "[::]":
-                yield f"{where}, and takes what comes to that address, our server's included"
+                yield f"{where}, and takes all that comes to that address: {port_of_its_own}"
 
 
 def collisions(places: Iterable[Place], us: Ours) -> Iterator[str]:
@@ -213,14 +217,14 @@ def collisions(places: Iterable[Place], us: Ours) -> Iterator[str]:
         for one in definitions(place, us.ports):
             if (one.kind, one.name) in us.defined:
                 said = one.name.removesuffix(":80")
-                yield f"{place.path}:{one.line} defines {one.kind} {said!r}"
+                yield f"{place.path}:{one.line} defines {one.kind} {said!r}, as ours does: rename it"
         if name == "server" and place.context in (("http",), ("stream",), ("mail",)):
             yield from _listening(place, us)
         if place.context == ("http",):
             if name in us.http:
-                yield f"{place} sets {name}, which nginx takes once, and ours has it"
+                yield f"{place} sets {name}, which nginx takes once, and ours has it: take it out"
             elif inherited(name, us):
-                yield f"{place} sets {name} for every server, ours included: it belongs inside a server"
+                yield f"{place} sets {name} for every server, ours included: move it into the server it is for"
 
 
 # --- what only the old nginx.conf reached -------------------------------------------------------------------------
@@ -250,9 +254,11 @@ def lost(
             for path in matching(one.args[0], found):
                 file = found[path]
                 if path not in kept and file.directives and not (file.packaged or gives_way(file)):
-                    yield f"{path} is read through {place} alone, and that file is replaced by ours"
+                    folder = "conf.d" if place.context == ("http",) else "modules-enabled"
+                    yield f"{path} is read through {place} alone, which ours replaces: include it in {ROOT}/{folder}"
         elif one.name == "load_module" or place.context in (("stream",), ("mail",)):
-            yield f"{place} says {' '.join((*place.context, one.name, *one.args))}, and ours does not"
+            said = " ".join((*place.context, one.name, *one.args))
+            yield f"{place} says {said}, and ours does not: say it in {ROOT}/modules-enabled"
 
 
 def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
@@ -276,7 +282,7 @@ def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
         else:
             continue
         if users:
-            yield f"{place} says {' '.join((one.name, *one.args))} for {users[0]}, and ours does not"
+            yield f"{place} says {' '.join((one.name, *one.args))} for {users[0]}, and ours does not: say it there"
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
@@ -325,14 +331,14 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
         colliding = list(collisions(after.get(file.path, ()), us))
         if file.path in config.paths:
             if file.path not in texts and not to_us(file):
-                refused.append(f"{file.path} is not Debian's own")
+                refused.append(f"{file.path} is not Debian's own, and gives way: call it otherwise")
             sites = [
                 place
                 for place in unfolded(file.path, {file.path: file})
                 if place.directive.name == "server" and place.context in ((), ("http",))
             ]
             if sites and file.path in texts and not to_us(file):
-                refused.append(f"{sites[0]} is a site of its own")
+                refused.append(f"{sites[0]} is a site of its own: move it to a file of its own")
             aside.append(file.path)
         elif named(file) or (colliding and to_us(file)):
             old.append(file.path)
@@ -349,15 +355,17 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
     return Verdict(tuple(old), tuple(aside), tuple(dict.fromkeys(refused)))
 
 
-def giving_way(
-    found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, object]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What gives way: (paths to remove, paths of ours whose present content is kept aside). DeployError, with every
-    finding, if a stranger's configuration stands in the way."""
-    judged = verdict(found, config, data)
-    if judged.refused:
-        raise DeployError(
-            f"nginx has a configuration that is not ours and collides with it; nothing was changed. "
-            f"Move it away or rename what it defines: {'; '.join(judged.refused)}."
-        )
-    return judged.removed, judged.aside
+def look(suite: str, node: str, data: Mapping[str, Any]) -> Look:
+    """What stands in the way of nginx on a node called `node` that runs `suite`; `data` is the host's."""
+    tls = str(data["tls_certificate"])
+    certificate = (Question(Digest, {"path": tls}),) if tls else ()
+
+    def findings(found: tuple[NginxFile, ...], *digests: str | None) -> list[str]:
+        missing = [
+            f"tls_certificate is {tls}, and the node has no such file: put it there"
+            for one in digests
+            if not one
+        ]
+        return [*verdict(found, nginx_config(suite, node, data), data).refused, *missing]
+
+    return Look((Question(NginxFiles), *certificate), findings)

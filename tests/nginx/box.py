@@ -60,6 +60,16 @@ def tree(suite: str) -> Path:
     return ready
 
 
+def make_certificate(path: Path) -> None:
+    """A self-signed one and its key beside it, made by this machine's openssl."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-days", "1", "-subj", "/CN=cn00", "-addext", "subjectAltName=DNS:cn00",
+         "-out", path, "-keyout", path.with_suffix(".key")],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
 class Box:
     """A private network with a frontend at .20, and the test origin at .25:8000. Use as a context manager."""
 
@@ -143,15 +153,10 @@ class Box:
         return [*inside, "chroot", str(self.inside), *words]
 
     def make_certificate(self) -> Path:
-        """A self-signed one where `tls_certificate` says, made by this machine's openssl."""
+        """A self-signed one where `tls_certificate` says."""
         certificate: Path = self.root / self.data["tls_certificate"].lstrip("/")
         certificate.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-             "-days", "1", "-subj", "/CN=cn00", "-addext", "subjectAltName=DNS:cn00",
-             "-out", certificate, "-keyout", certificate.with_suffix(".key")],
-            check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+        make_certificate(certificate)
         return certificate
 
     def check(self) -> str:

@@ -1,5 +1,7 @@
 """Our server beside a stranger's: what is inherited, and what is shared."""
 
+import contextlib
+import subprocess
 from http.client import HTTPException
 
 import pytest
@@ -7,7 +9,9 @@ from crossplane.analyzer import DIRECTIVES
 
 from facts.nginx import read_all
 from facts.nginx_syntax import parse
-from operations.services.nginx_strangers import DEFINES, HARMLESS, Ours, inherited, ours
+from lab.client import FRONTEND
+from operations.services.nginx import nginx_config, proof
+from operations.services.nginx_strangers import DEFINES, HARMLESS, Ours, inherited, ours, verdict
 from tests.nginx.box import SUITES, Box, tree, why_not
 from tests.nginx.checks.cache import authorization_is_never_shared
 from tests.nginx.checks.frame import SNIPPETS, Check
@@ -85,3 +89,40 @@ def test_without_our_own_word_it_would_be_inherited(line: str, theirs: str, chec
         box.start()
         with pytest.raises((AssertionError, OSError, ValueError, HTTPException)):
             check(box)
+
+
+LISTENS = (
+    "80",
+    "[::]:80",
+    "[::]:80 proxy_protocol reuseport",
+    "unix:/run/shop.sock",
+    "127.0.0.2:80",
+    "127.0.0.2:80 backlog=64",
+    "[::]:80 ipv6only=off",
+    "80 http2",
+    "80 proxy_protocol",
+    "127.0.0.1:80",
+)
+
+
+@pytest.mark.parametrize("listen", LISTENS)
+def test_a_shared_socket_is_judged_by_what_nginx_does(listen: str) -> None:
+    """`nginx -t` has nothing against any of them."""
+    with Box("bookworm") as box:
+        shop = {SHOP: f"server {{ listen {listen}; server_name shop; return 204; }}"}
+        config = nginx_config("bookworm", "CN00", box.data)
+        refused = verdict(read_all(shop), config, box.data).refused
+        box.lay(shop)
+        assert "successful" in box.check()
+        nginx = subprocess.Popen(
+            box.command("/usr/sbin/nginx", "-g", "daemon off;"), stderr=subprocess.DEVNULL
+        )
+        box.stack.callback(box.end, nginx)
+        listening = False
+        while nginx.poll() is None and not listening:
+            with contextlib.suppress(OSError):
+                box.client.connect().close()
+                listening = True
+        asked = ["nsenter", f"--net=/proc/{box.holder.pid}/ns/net", "sh", "-c", proof(FRONTEND, tls=False)]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        assert (said.returncode == 0) == (not refused), (refused, said.stderr)

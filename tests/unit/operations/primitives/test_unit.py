@@ -4,10 +4,13 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api import StringCommand
 
+import operations.primitives.unit as module
 from facts.units import UnitState
 from operations.primitives.checkers import CHECK_SECONDS
 from operations.primitives.config_set import ConfigFile, ConfigSet
@@ -324,3 +327,40 @@ def test_a_quiet_moment_is_waited_for_and_not_for_long(
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (said, "")
     assert (tmp_path / "asked").read_text() == "\n" * asked
+
+
+@pytest.mark.parametrize(
+    ("harm", "otherwise", "failing", "ran", "well"),
+    [
+        ([""], ["reload"], "", ["restart", "stamp"], True),
+        (["2 open", "2 open"], ["reload"], "", ["reload"], True),
+        (["2 open"], [], "", [], True),
+        (["unknown", ""], ["reload"], "", ["reload", "restart", "stamp"], True),
+        (["unknown"], ["reload"], "reload", ["reload"], False),
+        ([""], ["reload"], "restart", ["restart"], False),
+    ],
+)
+def test_a_restart_waits_for_a_moment_without_harm(
+    monkeypatch: pytest.MonkeyPatch,
+    harm: list[str],
+    otherwise: list[str],
+    failing: str,
+    ran: list[str],
+    well: bool,
+) -> None:
+    answers, told = iter(harm), list[str]()
+
+    def answer(_host: object, command: StringCommand, **_more: object) -> tuple[bool, SimpleNamespace]:
+        text = command.get_raw_value()
+        if text.startswith("sh -c"):
+            return True, SimpleNamespace(stdout=next(answers))
+        told.append(text)
+        return text != failing, SimpleNamespace(stdout="")
+
+    monkeypatch.setattr(module, "ask", answer)
+    monkeypatch.setattr(module, "print_host_combined_output", lambda *_: None)
+    ways = [StringCommand("restart"), StringCommand("stamp")], [StringCommand(one) for one in otherwise]
+    host: Any = SimpleNamespace(print_prefix="")
+    state: Any = None
+    assert module._run_unless(state, host, "x.service", "open?", *ways) == well
+    assert (told, list(answers)) == (ran, [])
