@@ -1,5 +1,6 @@
 """What kind of machine a node is: asked once, before anything is done to it."""
 
+import time
 from typing import TypedDict
 
 from facts.answer import Answer
@@ -15,16 +16,21 @@ class MachineState(TypedDict):
     # What systemd-detect-virt says: "none" on a Pi.
     virtualization: str
     cloud_init: bool
+    # Seconds by which its clock is ahead of this machine's, and whether it is synchronised.
+    ahead: float
+    synchronised: bool
 
 
-def parse(output: list[str]) -> MachineState:
-    """`key value` lines; a key that is missing says no."""
+def parse(output: list[str], now: float) -> MachineState:
+    """`key value` lines; a key that is missing says no. `now`: this machine's seconds since 1970."""
     said = {key: value for key, _, value in (line.partition(" ") for line in output)}
     return MachineState(
         sudo=said["sudo"],
         release=said["release"],
         virtualization=said["virtualization"],
         cloud_init="cloud-init" in said,
+        ahead=int(said["clock"]) - now,
+        synchronised=said.get("synchronised") == "yes",
     )
 
 
@@ -38,8 +44,10 @@ class Machine(Answer[MachineState]):
             said=$(sudo -n true 2>&1 >/dev/null) && said= ||
                 said=$(printf '%s\n' "$said" "exit status $?" | grep . | head -n 1)
             echo "sudo $said"
+            echo "synchronised $(timedatectl show --property NTPSynchronized --value 2>/dev/null)"
+            echo "clock $(date +%s)"
             ! test -d /etc/cloud/cloud.cfg.d || echo "cloud-init yes"
         """
 
     def read(self, output: list[str]) -> MachineState:
-        return parse(output)
+        return parse(output, time.time())

@@ -9,6 +9,25 @@ from facts.answer import Answer
 # Its modification time is when operations/primitives/packages.py last fetched the package lists. apt keeps no such
 # mark: lists that have not changed keep their old dates.
 FETCHED = "/var/lib/okome/lists-fetched"
+# What dpkg's front ends hold as long as they are at work. DPkg::Lock::Timeout is apt's patience with it; dpkg itself
+# has none.
+FRONTEND = "/var/lib/dpkg/lock-frontend"
+# Until nobody holds these locks: fcntl locks, which util-linux's flock does not see. Arguments: seconds, paths.
+WAIT = """
+import fcntl, sys, time
+seconds, *paths = sys.argv[1:]
+deadline = time.monotonic() + float(seconds)
+for path in paths:
+    with open(path, "a") as lock:
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    sys.exit(f"another apt or dpkg has held {path} for {seconds} s")
+            time.sleep(0.5)
+"""
 
 
 @dataclass(frozen=True)
@@ -30,19 +49,22 @@ def parse(output: list[str]) -> PackageState:
 class Packages(Answer[PackageState]):
     """Which of these packages are installed, and whether dpkg's own state is whole.
 
+    A dpkg at work looks as if it had been interrupted: so where it does, it is waited for, `seconds` at most.
+
     **Example:**
 
     .. code:: python
 
-        host.get_fact(Packages, names=("redis-server",))
+        host.get_fact(Packages, names=("redis-server",), seconds=300)
     """
 
-    def command(self, names: tuple[str, ...]) -> str:
+    def command(self, names: tuple[str, ...], seconds: int) -> str:
         quoted = " ".join(map(shlex.quote, names))
-        return (
-            f"dpkg-query -W -f '${{db:Status-Status}} ${{Package}}\\n' {quoted} 2>/dev/null;"
-            ' test -z "$(dpkg --audit)" && test -z "$(ls /var/lib/dpkg/updates)" || echo broken'
-        )
+        return rf"""
+            whole() {{ test -z "$(dpkg --audit)" && test -z "$(ls /var/lib/dpkg/updates)"; }}
+            whole || {{ python3 -c {shlex.quote(WAIT)} {seconds} {FRONTEND} 2>/dev/null; whole; }} || echo broken
+            dpkg-query -W -f '${{db:Status-Status}} ${{Package}}\n' {quoted} 2>/dev/null || true
+        """
 
     def read(self, output: list[str]) -> PackageState:
         return parse(output)

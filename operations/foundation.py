@@ -9,6 +9,7 @@ from facts.fstab import BACKUP, FSTAB, Fstab
 from facts.identity import HOSTS, Identity
 from facts.machine import Machine
 from operations.primitives.address import static_address
+from operations.primitives.clock import clock, is_wrong
 from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
 from operations.primitives.kept_aside import kept_aside
 from operations.primitives.overrides import prevailing
@@ -60,6 +61,8 @@ def foundation() -> None:
     if machine["cloud_init"]:
         config_set(name="cloud-init keeps the hostname", config=cloud_init(identity.cloud_init))
 
+    if is_wrong(machine["ahead"], machine["synchronised"], machine["virtualization"]):
+        clock(name="The clock, until time synchronisation has it", ahead=machine["ahead"])
     config_set(name="apt keeps configuration files and waits for its lock", config=prevailing(APT))
     packages(name="Packages of every node", names=host.data.packages)
 

@@ -1,59 +1,76 @@
 """Debian packages: installed, and upgraded, on a node whose apt somebody else may be using just now."""
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Iterable, Sequence
 
-from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra import host, logger
+from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.api.util import print_host_combined_output
 
-from facts.packages import FETCHED, Packages, Upgrade
+from facts.packages import FETCHED, FRONTEND, WAIT, Packages, Upgrade
+from operations.primitives.ask import ask
 
 # apt's own two locks, on the lists and on the downloads, are not waited for by apt: DPkg::Lock::Timeout is about
-# dpkg's. They are fcntl locks, which util-linux's flock does not see. The first argument is the limit in seconds.
-WAIT = """
-import fcntl, sys, time
-deadline = time.monotonic() + float(sys.argv[1])
-for path in ("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"):
-    with open(path, "w") as lock:
-        while True:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    sys.exit(f"another apt has held {path} for {sys.argv[1]} s")
-            time.sleep(0.5)
-"""
+# dpkg's.
+LISTS, DOWNLOADS = "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"
 # Lists younger than this are not fetched again. Seconds.
 FRESH = 3600
 
 
+def _free(*locks: str) -> StringCommand:
+    return StringCommand("python3", "-c", QuoteString(WAIT), str(host.data.apt_lock_timeout), *locks)
+
+
 def _apt_get(*words: str) -> StringCommand:
     """apt-get, once no other apt is at work. What it does with configuration files and how long it waits for
-    dpkg is said in /etc/apt/apt.conf.d/zz-okome, which every deploy brings first."""
-    seconds = str(host.data.apt_lock_timeout)
-    wait = StringCommand("python3", "-c", QuoteString(WAIT), seconds)
-    return StringCommand(wait, "&&", "DEBIAN_FRONTEND=noninteractive apt-get -q -y", *words)
+    dpkg is said in our file in /etc/apt/apt.conf.d, which every deploy brings first."""
+    return StringCommand(
+        _free(LISTS, DOWNLOADS), "&&", "DEBIAN_FRONTEND=noninteractive apt-get -q -y", *words
+    )
 
 
-def _update() -> StringCommand:
-    fetched = f"mkdir -p {FETCHED.rpartition('/')[0]} && touch {FETCHED}"
-    return _apt_get("-o APT::Update::Error-Mode=any update", "&&", fetched)
+def complaints(said: Iterable[str]) -> list[str]:
+    """What apt-get says against the repositories that it could not read, each once."""
+    found = [line[3:].rstrip(".") for line in said if line.startswith(("E: ", "W: "))]
+    return list(dict.fromkeys(line for line in found if not line.startswith("Some index files failed")))
+
+
+def reached(said: Iterable[str]) -> bool:
+    """Whether at least one repository of the network was there."""
+    return any(re.match(r"(Hit|Get):\d+ (?!file:|cdrom:|copy:)", line) for line in said)
+
+
+def _fetch(state: State, host: Host) -> bool:
+    """The package lists. A repository that is away, expired or not signed is warned of: whether what is wanted can be
+    had without it is seen when that is installed. Not so if all are away."""
+    done, output = ask(host, StringCommand(_apt_get("-o APT::Update::Error-Mode=any update"), "2>&1"))
+    if not done and not reached(output.stdout_lines):
+        print_host_combined_output(host, output)
+        return False
+    for complaint in complaints(output.stdout_lines) if not done else ():
+        logger.warning(f"{host.print_prefix}apt leaves out a repository: {complaint}")
+    marked, _ = ask(host, StringCommand(f"mkdir -p {FETCHED.rpartition('/')[0]} && touch {FETCHED}"))
+    return marked
 
 
 def _repair() -> Generator[StringCommand, None, None]:
     """What a power cut in the middle of dpkg asks for."""
-    yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a")
+    configure = "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a"
+    yield StringCommand(_free(FRONTEND), "&&", configure)
     yield _apt_get("--fix-broken install")
 
 
 @operation()
-def packages(names: Sequence[str]) -> Generator[StringCommand, None, None]:
+def packages(names: Sequence[str]) -> Generator[StringCommand | FunctionCommand, None, None]:
     """
     Install Debian packages, without their recommendations. Configuration files that are there are kept.
 
     + names: the packages
 
-    Waits for another apt to end. A dpkg that was interrupted is brought to its end first.
+    Waits for another apt or dpkg to end. A dpkg that was interrupted is brought to its end first. A repository that
+    can't be read is warned of.
 
     **Example:**
 
@@ -61,7 +78,7 @@ def packages(names: Sequence[str]) -> Generator[StringCommand, None, None]:
 
         packages(name="Redis", names=["redis-server"])
     """
-    state = host.get_fact(Packages, names=tuple(names))
+    state = host.get_fact(Packages, names=tuple(names), seconds=host.data.apt_lock_timeout)
     missing = [name for name in names if name not in state.installed]
     if not missing and not state.broken:
         host.noop(f"{', '.join(names)} installed")
@@ -69,12 +86,12 @@ def packages(names: Sequence[str]) -> Generator[StringCommand, None, None]:
     if state.broken:
         yield from _repair()
     if missing:
-        yield _update()
+        yield FunctionCommand(_fetch, (), {})
         yield _apt_get("--no-install-recommends install", *missing)
 
 
 @operation()
-def upgrade() -> Generator[StringCommand, None, None]:
+def upgrade() -> Generator[StringCommand | FunctionCommand, None, None]:
     """
     Upgrade every package, new dependencies included; configuration files that are there are kept.
 
@@ -86,13 +103,13 @@ def upgrade() -> Generator[StringCommand, None, None]:
 
         upgrade(name="Packages are up to date")
     """
-    broken = host.get_fact(Packages, names=("dpkg",)).broken
+    broken = host.get_fact(Packages, names=("dpkg",), seconds=host.data.apt_lock_timeout).broken
     state = host.get_fact(Upgrade)
-    stale = state.age is None or state.age > FRESH
+    stale = state.age is None or not 0 <= state.age <= FRESH  # its clock may have been wrong
     if not (broken or stale or state.upgradable):
         host.noop("no package is to be upgraded")
         return
     if broken:
         yield from _repair()
-    yield _update()
+    yield FunctionCommand(_fetch, (), {})
     yield _apt_get("--with-new-pkgs upgrade")

@@ -1,12 +1,119 @@
 """Nodes as their owners had them, their network aside: what greets, what is half written, who is at work."""
 
-# A login shell that says something before every command, a file-creation mask and a locale of its owner's, and PAM
-# behind sudo, which prints on stdout.
+import pytest
+
+from tests.lab.conftest import Lab
+from tests.lab.runs import assert_no_change
+
+# A login shell that says something before every command, a file-creation mask and a locale of its owner's, and a sudo
+# that prints a lecture on stdout, before the command and after it, and leaves a PATH without sbin.
 GREETINGS = r"""
 set -e
 sed -i '1i echo Welcome to the cache box\nprintf "no newline at the end"\numask 077' /home/ncadmin/.bashrc
 echo LC_ALL=de_DE.UTF-8 >> /etc/environment
-echo 'AcceptEnv *' > /etc/ssh/sshd_config.d/env.conf
-printf 'We trust you have received\nthe usual lecture.\n' > /etc/lecture
-echo 'session optional pam_echo.so file=/etc/lecture' >> /etc/pam.d/sudo
+sed -i '/secure_path/d' /etc/sudoers
+printf '#!/bin/sh\necho We trust you have received\necho the usual lecture.\n' > /usr/local/bin/lecture
+chmod 755 /usr/local/bin/lecture
+echo 'session optional pam_exec.so stdout /usr/local/bin/lecture' >> /etc/pam.d/sudo
 """
+HOSTS = "127.0.0.1 localhost\n192.168.86.30\tgpu-box"
+CONFIG_TXT = "dtparam=audio=on\n[pi4]\ngpu_mem=128\narm_boost=1"
+FILES = rf"""
+set -e
+printf '{HOSTS}' > /etc/hosts
+mkdir -p /boot/firmware && printf '{CONFIG_TXT}' > /boot/firmware/config.txt
+"""
+# A repository whose Release nobody signed, and a package whose configuration takes its time.
+REPOSITORY = r"""
+set -e
+mkdir -p /srv/third /srv/slow/DEBIAN && cd /srv/third && : > Packages
+printf 'Origin: third\nSHA256:\n %s 0 Packages\n' "$(sha256sum < Packages | cut -c -64)" > Release
+echo 'deb file:/srv/third ./' > /etc/apt/sources.list.d/third.list
+printf 'Package: slow\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: slow\n' \
+    > /srv/slow/DEBIAN/control
+printf '#!/bin/sh\nsleep 30; date +%%s > /srv/configured\n' > /srv/slow/DEBIAN/postinst
+chmod 755 /srv/slow/DEBIAN/postinst
+dpkg-deb -b /srv/slow /srv/slow.deb
+"""
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Lab:
+    """One node with all of it, deployed once."""
+    address = lab.fresh()
+    for preparation in (GREETINGS, FILES, REPOSITORY):
+        lab.execute("sh", "-c", preparation)
+    assert lab.deploy("--dry", address=address).status == 0
+    lab.execute("systemd-run", "--quiet", "--unit=slow", "dpkg", "-i", "/srv/slow.deb")
+    run = lab.deploy(address=address)
+    assert (run.status, run.errors) == (0, 0), run.output
+    assert "Traceback" not in run.output
+    assert (
+        "apt leaves out a repository: The repository 'file:/srv/third ./ Release' is not signed" in run.output
+    )
+    return lab
+
+
+def test_nothing_of_others_is_lost(node: Lab) -> None:
+    assert node.execute("cat", "/etc/hosts") == f"{HOSTS}\n127.0.1.1\tCN01\n"
+    lines = node.execute("cat", "/boot/firmware/config.txt").splitlines()
+    assert lines[:4] == CONFIG_TXT.splitlines()
+    assert lines[-2:] == ["[all]", "gpu_mem=16"]
+    assert node.execute("cat", "/var/lib/okome/replaced/boot/firmware/config.txt") == CONFIG_TXT
+
+
+def test_a_dpkg_at_work_is_waited_for(node: Lab) -> None:
+    assert node.execute("dpkg-query", "-W", "-f", "${Status}", "slow") == "install ok installed"
+    installed = node.execute("stat", "-c", "%Y", "/var/lib/dpkg/info/redis-server.list")
+    assert int(installed) >= int(node.execute("cat", "/srv/configured"))
+
+
+def test_the_mask_of_the_operator_is_not_that_of_our_folders(node: Lab) -> None:
+    assert node.execute("stat", "-c", "%a", "/var/lib/okome").strip() == "755"
+
+
+def test_second_run_and_one_after_a_reboot_change_nothing(node: Lab) -> None:
+    assert_no_change(node.deploy())
+    node("power", "cn01", "reboot")
+    assert_no_change(node.deploy())
+
+
+def test_everything_that_is_in_the_way_is_said_at_once(node: Lab) -> None:
+    """By a dry run too; the other node's turn is not over because of it."""
+    node.execute("systemctl", "stop", "redis-server")
+    node.execute("systemd-run", "--quiet", "--unit=other", "python3", "-m", "http.server", "6379")
+    try:
+        for words in (("--dry",), ()):
+            run = node.deploy("--data", "redis_maxmemory=900gb", *words)
+            assert run.status == 1
+            assert "Traceback" not in run.output
+            assert "redis_maxmemory = '900gb' does not fit" in run.output
+            assert "taken by python3" in run.output
+            assert "Starting operation" not in run.output
+    finally:
+        node.execute("systemctl", "stop", "other")
+        node.execute("systemctl", "start", "redis-server")
+
+
+def test_sudo_that_wants_a_terminal(node: Lab) -> None:
+    node.execute("sh", "-c", "echo 'Defaults requiretty' > /etc/sudoers.d/tty")
+    try:
+        run = node.deploy()
+        assert run.status == 1
+        assert "sudo wants a terminal" in run.output
+    finally:
+        node.execute("rm", "/etc/sudoers.d/tty")
+
+
+def test_a_frontend_whose_operator_has_fish(lab: Lab) -> None:
+    lab("power", "cn01", "off", check=False)
+    address = lab.fresh(node="cn00")
+    lab.execute(
+        "sh", "-c", "apt-get -q update && apt-get -qy --no-install-recommends install fish", node="cn00"
+    )
+    lab.execute(
+        "sh", "-c", "echo 'echo Welcome' >> /etc/fish/config.fish; chsh -s /usr/bin/fish ncadmin", node="cn00"
+    )
+    first = lab.deploy(deploy="deploys/cn00.py", address=address)
+    assert (first.status, first.errors) == (0, 0), first.output
+    assert_no_change(lab.deploy(deploy="deploys/cn00.py"))

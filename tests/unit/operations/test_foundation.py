@@ -10,6 +10,7 @@ from facts.fstab import FstabState
 from facts.fstab import parse as parse_fstab
 from facts.machine import parse as parse_machine
 from facts.packages import PackageState, UpgradeState, parse, parse_upgrade
+from operations.primitives.clock import is_wrong
 from operations.services.fstab import MARK, TMP, hardened
 from operations.services.machine import findings
 
@@ -22,8 +23,17 @@ PARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1
 
 
 def test_machine_with_everything() -> None:
-    said = ["release debian bookworm", "virtualization none", "sudo ", "cloud-init yes"]
-    assert parse_machine(said) == {
+    said = [
+        "release debian bookworm",
+        "virtualization none",
+        "sudo ",
+        "cloud-init yes",
+        "clock 1000",
+        "synchronised no",
+    ]
+    assert parse_machine(said, 1060.5) == {
+        "ahead": -60.5,
+        "synchronised": False,
         "sudo": "",
         "release": "debian bookworm",
         "virtualization": "none",
@@ -32,7 +42,7 @@ def test_machine_with_everything() -> None:
 
 
 def test_a_machine_that_lacks_the_rest() -> None:
-    found = parse_machine(["release debian trixie", "virtualization systemd-nspawn", "sudo "])
+    found = parse_machine(["release debian trixie", "virtualization systemd-nspawn", "sudo ", "clock 7"], 7)
     assert found["cloud_init"] is False
     assert findings(found, "ncadmin") == []
 
@@ -47,9 +57,27 @@ def test_a_machine_that_lacks_the_rest() -> None:
     ],
 )
 def test_what_a_machine_has_to_be(sudo: str, release: str, said: list[str]) -> None:
-    found = findings(parse_machine([f"release {release}", "virtualization none", f"sudo {sudo}"]), "ncadmin")
+    found = findings(
+        parse_machine([f"release {release}", "virtualization none", f"sudo {sudo}", "clock 7"], 7), "ncadmin"
+    )
     assert len(found) == len(said)
     assert all(part in sentence for part, sentence in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ahead", "synchronised", "virtualization", "wrong"),
+    [
+        (-86400 * 200, False, "none", True),
+        (3600, False, "none", True),
+        (-60, False, "none", False),
+        (61, False, "none", True),
+        (-86400, True, "none", False),  # its own time is better than the operator's
+        (-86400, False, "systemd-nspawn", False),
+        (-86400, False, "kvm", False),
+    ],
+)
+def test_when_a_clock_is_set(ahead: float, synchronised: bool, virtualization: str, wrong: bool) -> None:
+    assert is_wrong(ahead, synchronised, virtualization) is wrong
 
 
 def test_packages_between_unpack_and_configure() -> None:
