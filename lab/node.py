@@ -15,7 +15,7 @@ from typing import Self
 
 from group_data.all import ssh_user
 from lab import LabError, machine, tree
-from lab.pi import BARE, IMAGER
+from lab.pi import BARE, CONFIG_TXT, IMAGER, STAND_IN
 
 BOOT_SECONDS = 300  # of a machine that is busy with something else; two or three on a quiet one
 # What runs inside a node as root gets this environment and nothing of the operator's.
@@ -134,6 +134,7 @@ class Node:
             public_key,
             ssh_user,
             instance,
+            *(CONFIG_TXT, STAND_IN),
         ]
         done = subprocess.run(
             command,
@@ -141,7 +142,7 @@ class Node:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         if done.returncode != 0:

@@ -55,6 +55,9 @@ def test_bare_node_is_a_new_pi(lab: Lab) -> None:
         assert lab.execute("systemctl", "is-enabled", unit).strip() == "enabled"
     assert "eth0" not in lab.execute("ip", "-br", "link")
     assert lab.execute("dpkg", "-l").count("redis") == 0
+    ask = "raspi-config", "nonint"
+    assert lab.execute(*ask, "get_config_var", "gpu_mem", "/boot/firmware/config.txt").strip() == "0"
+    assert "do_memory_split: not found" in lab.execute(*ask, "do_memory_split", "16", check=False)
 
 
 def test_root_of_a_node_is_not_root_of_the_machine(lab: Lab) -> None:
