@@ -38,7 +38,8 @@ mount -t tmpfs -o mode=755 okome /run &&
 mount -t overlay okome -o "$overlay" root || exit 1
 while :; do
   systemd-nspawn --quiet --register=no --keep-unit --boot --directory=root --machine="$name" \
-    --network-veth --network-bridge=br0 --resolv-conf=off --link-journal=no --console=pipe $cmdline </dev/null
+    --network-veth --network-bridge=br0 --resolv-conf=off --link-journal=no --console=pipe \
+    ${cmdline:+"$cmdline"} </dev/null
   status=$?
   [ "$status" = 133 ] || exit "$status"
 done

@@ -29,7 +29,8 @@ update_wayfire_keyboard
 STAND_IN = f"""#!/bin/sh
 [ "$1" = nonint ] || exit 0
 shift
-case " {" ".join(RASPI_CONFIG.split())} " in
+known="{" ".join(RASPI_CONFIG.split())}"
+case " $known " in
   *" $1 "*) ;;
   *) echo "raspi-config: $1: not found" >&2; exit 127 ;;
 esac

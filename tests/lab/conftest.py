@@ -120,11 +120,18 @@ def kill_group(run: subprocess.Popen[Any]) -> None:
     run.wait(timeout=30)
 
 
+# The modules that take longest, first of all: what begins last must not be what everybody waits for.
+LONGEST = ("test_run.py", "test_address.py", "test_run_frontend.py", "test_frontend.py", "test_failover.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A node that is made, booted and deployed takes a minute, on a machine that is busy with other labs ten."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.timeout(1800))
+    ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in ours:
+        item.add_marker(pytest.mark.timeout(1800))
+    rank = dict(zip(LONGEST, range(len(LONGEST)), strict=True))
+    ours.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+    items[:] = [item for item in items if item not in ours] + ours
 
 
 @pytest.fixture(scope="session")
