@@ -67,7 +67,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
     flag.touch()  # left by one that was killed
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(20)
+        systemd.settimeout(120)
         process = subprocess.Popen(
             [sys.executable, "-I", str(ROOT / "node/probe.py"), "--url", f"http://127.0.0.1:{port}/health",
              "--flag", str(flag), "--interval", "0.02", "--timeout", "0.3", "--rise", "2", "--fall", "3",
