@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What is peculiar to a change of this node's address; the rest is guard.py's, beside it.
 
-    address_guard.py arm < request, confirm SHA256, abandon, revert [--boot]: as guard.py says
+    address_guard.py arm < request, applied SHA256, confirm SHA256, abandon, revert [--boot]: as guard.py says
 
 The change is always one whole file. Besides the timer and the boot unit a third thing leads back:
 NetworkManager's own checkpoint.

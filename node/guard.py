@@ -2,6 +2,7 @@
 """Changes files of this node with an undo; runs here as root, Debian's Python alone.
 
     guard.py NAME arm < request    remember the old files, arm the undo, apply detached from this session
+    guard.py NAME applied SHA256   whether the new files have taken effect; what connects after that is new
     guard.py NAME confirm SHA256   keep the new files; from the control machine, over a new connection
     guard.py NAME abandon          run the undo now, detached from this session
     guard.py NAME revert [--boot]  the undo itself: what its timer and its boot unit call
@@ -234,6 +235,11 @@ class Guard:
                 self.disarm()
                 raise
 
+    def applied(self, sha256: str) -> int:
+        """Too early, or not any more. Whether there is anything to confirm is said by `confirm`."""
+        request = self.pending()
+        return NOT_YET if request and request["sha256"] == sha256 and not request["applied"] else 0
+
     def confirm(self, sha256: str) -> int:
         """Keep the change, if it is the one that is meant, has been applied, and works."""
         with self.lock():
@@ -295,6 +301,8 @@ def main(guard: Guard, arguments: list[str]) -> int:
         match arguments:
             case ["arm"]:
                 print(json.dumps(guard.arm(json.load(sys.stdin))))
+            case ["applied", sha256]:
+                return guard.applied(sha256)
             case ["confirm", sha256]:
                 return guard.confirm(sha256)
             case ["abandon"]:

@@ -1,8 +1,8 @@
 """The node's static address, changed as a transaction whose undo is armed before anything is touched."""
 
-import base64
 import hashlib
 from collections.abc import Generator, Sequence
+from typing import Any
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, OperationError, OperationValueError, State, operation
@@ -12,17 +12,16 @@ from facts.interface import GUARD, GUARD_LIBRARY, GUARD_UNIT, STATE, File, Inter
 from facts.network import LanInterface
 from operations.primitives.address_file import AddressError, Change, Wanted, change, wanted
 from operations.primitives.address_findings import findings, settled
-from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet
-from operations.primitives.confirmed import Confirmation, ConfirmationError, Guarded
+from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.primitives.confirmed import Confirmation, ConfirmationError, Guarded, NewFile, request
 
-SOURCES = {path: TEMPLATES / path.lstrip("/") for path in (GUARD_LIBRARY, GUARD, GUARD_UNIT)}
 ADDRESS = Guarded(
     program=GUARD,
     state=STATE,
     files=ConfigSet(
-        (ConfigFile(GUARD_LIBRARY), ConfigFile(GUARD, mode="755"), ConfigFile(GUARD_UNIT)),
+        (ConfigFile(GUARD_LIBRARY, mode="755"), ConfigFile(GUARD, mode="755"), ConfigFile(GUARD_UNIT))
     ),
-    unit=GUARD_UNIT,
+    unit=GUARD_UNIT.rpartition("/")[2],
 )
 # dhcpcd probes an address for 6 s before it uses it; below this a good address would be undone.
 LEAST_SECONDS = 10
@@ -37,7 +36,7 @@ def guard_differs(now: Interface) -> tuple[ConfigFile, ...]:
         != File(
             mode=file.mode,
             owner=file.owner,
-            sha256=hashlib.sha256(SOURCES[file.path].read_bytes()).hexdigest(),
+            sha256=hashlib.sha256(ADDRESS.contents[file.path]).hexdigest(),
         )
     )
 
@@ -141,7 +140,7 @@ def carry_out(host: Host, want: Wanted, confirm_seconds: int, interface: str) ->
     confirmation.refuse_a_stranger(at)
     install_guard(confirmation, now)
     previous = previous_address(now, confirmation.before)
-    answer = confirmation.arm(request(now, want, target, previous))
+    answer = confirmation.arm(asked(now, want, target, previous))
     if answer["result"] == "in use":
         raise ConfirmationError(f"{at} is in use by {answer['mac']}: nothing was changed.")
     confirmation.confirm(target.sha256, at, [previous] if previous else [])
@@ -158,8 +157,7 @@ def identity(now: Interface, want: Wanted) -> str | None:
 def install_guard(confirmation: Confirmation, now: Interface) -> None:
     """Have the guard and its boot unit on the node as they are here."""
     if not guarded(now):
-        contents = {path: source.read_bytes() for path, source in SOURCES.items()}
-        confirmation.install(contents, guard_differs(now))
+        confirmation.install(guard_differs(now))
 
 
 def previous_address(now: Interface, came_by: str) -> str | None:
@@ -168,25 +166,17 @@ def previous_address(now: Interface, came_by: str) -> str | None:
     return came_by if came_by in present else next(iter(present), None)
 
 
-def request(now: Interface, want: Wanted, target: Change, previous: str | None) -> dict[str, object]:
+def asked(now: Interface, want: Wanted, target: Change, previous: str | None) -> dict[str, Any]:
     """What node/address_guard.py is asked for."""
     there = now["files"].get(target.path)
-    return {
-        "sha256": target.sha256,
-        "files": [
-            {
-                "path": target.path,
-                "mode": int(target.mode, 8),
-                "content": base64.b64encode(target.content).decode(),
-                "was": there and there["sha256"],
-            }
-        ],
-        "manager": now["manager"],
-        "netplan": now["netplan"],
-        "interface": now["interface"],
-        "connection": target.connection,
-        "previous": now["connection"] and now["connection"]["uuid"],
-        "previous_address": previous,
-        "address": str(want.address),
-        "gateway": str(want.gateway),
-    }
+    return request(
+        [NewFile(target.path, target.mode, target.content, there and there["sha256"])],
+        manager=now["manager"],
+        netplan=now["netplan"],
+        interface=now["interface"],
+        connection=target.connection,
+        previous=now["connection"] and now["connection"]["uuid"],
+        previous_address=previous,
+        address=str(want.address),
+        gateway=str(want.gateway),
+    ) | {"sha256": target.sha256}

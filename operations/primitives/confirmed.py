@@ -3,13 +3,14 @@ over a new connection, to keep it. Without that word it goes back by itself."""
 
 import base64
 import contextlib
+import hashlib
 import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from paramiko import HostKeys, SSHException
@@ -19,21 +20,24 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput
 
-from facts.interface import sections
+from facts.interface import GUARD_LIBRARY, sections
 from node.guard import NOT_YET
 from operations.primitives.ask import ask, read
-from operations.primitives.config_set import ConfigFile, ConfigSet, transaction
+from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet, transaction
 
 
 class ConfirmationError(Exception):
     """Why the change was not made or not kept, in one sentence for the operator."""
 
 
+REVERT = "/etc/systemd/system/okome-revert@.service"
+
+
 @dataclass(frozen=True)
 class Guarded:
     """A kind of change: `program` is its guard on the node (node/guard.py and a name, or a program around it),
-    `state` its folder there, `files` what has to stand there before anything is armed, and `unit`, one of
-    them, what undoes at boot."""
+    `state` its folder there, `files` what has to stand there before anything is armed, and `unit` what undoes
+    at boot."""
 
     program: str
     state: str
@@ -43,6 +47,58 @@ class Guarded:
     @property
     def pending(self) -> str:
         return f"{self.state}/pending"
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """Its files as they are here."""
+        return {path: (TEMPLATES / path.lstrip("/")).read_bytes() for path in self.files.paths}
+
+
+def plain(name: str) -> Guarded:
+    """A kind that is files and commands alone, such as a firewall's rules or a drop-in of sshd."""
+    return Guarded(
+        program=f"{GUARD_LIBRARY} {name}",
+        state=f"/var/lib/okome/{name}",
+        files=ConfigSet((ConfigFile(GUARD_LIBRARY, mode="755"), ConfigFile(REVERT))),
+        unit=f"okome-revert@{name}.service",
+    )
+
+
+class NewFile(NamedTuple):
+    """`was` is the SHA-256 of the file as it was seen, None where there was none."""
+
+    path: str
+    mode: str
+    content: bytes
+    was: str | None
+
+
+def request(
+    files: Sequence[NewFile],
+    apply: Sequence[Sequence[str]] = (),
+    undo: Sequence[Sequence[str]] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """What a guard is asked for: `apply` once the files are in place, `undo` once the old ones are back; `more` is
+    for a guard of its own."""
+    identity = hashlib.sha256()
+    for file in files:
+        identity.update(f"{file.path} {file.mode} {hashlib.sha256(file.content).hexdigest()}\n".encode())
+    return {
+        "sha256": identity.hexdigest(),
+        "files": [
+            {
+                "path": file.path,
+                "mode": int(file.mode, 8),
+                "content": base64.b64encode(file.content).decode(),
+                "was": file.was,
+            }
+            for file in files
+        ],
+        "apply": apply,
+        "undo": undo,
+        **more,
+    }
 
 
 class Confirmation:
@@ -78,12 +134,12 @@ class Confirmation:
         self.find(back)
         return False
 
-    def install(self, contents: Mapping[str, bytes], differing: tuple[ConfigFile, ...]) -> None:
+    def install(self, differing: tuple[ConfigFile, ...]) -> None:
         """Upload what of the guard differs, and have its unit start at boot."""
         if differing:
-            stdin = transaction(self.kind.files, contents, differing)
+            stdin = transaction(self.kind.files, self.kind.contents, differing)
             self.check("python3 -I -", *self.kind.files.paths, stdin=stdin)
-        self.check("systemctl daemon-reload && systemctl enable --quiet", Path(self.kind.unit).name)
+        self.check("systemctl daemon-reload && systemctl enable --quiet", self.kind.unit)
 
     def arm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Arm the undo; the node applies the change a moment later, unless its answer is a refusal."""
@@ -103,9 +159,12 @@ class Confirmation:
         """Confirm over new connections to `at`, or wait for the undo at one of the places in `back`, and say
         what the node knows: why it could not apply the change, or how it looked from there."""
         deadline = time.monotonic() + self.seconds
-        trouble = "nobody answered there"
-        command = QuoteString(f"{self.kind.program} confirm {sha256}; echo exit $?")
+        trouble, applied = "nobody answered there", False
         while time.monotonic() < deadline:
+            # What was connected while the change was being applied proves nothing: only once the node has said
+            # that it is, the next connection is a new one.
+            word = "confirm" if applied else "applied"
+            command = QuoteString(f"{self.kind.program} {word} {sha256}; echo exit $?")
             try:
                 self.connect(at)
                 done, output = self.ask("sh -c", command, seconds=20)
@@ -113,6 +172,9 @@ class Confirmation:
             except (ConfirmationError, OperationError) as error:
                 trouble = str(error)
             else:
+                if not applied and status != NOT_YET:
+                    applied = True
+                    continue
                 if status == 0:
                     return
                 if status != NOT_YET:

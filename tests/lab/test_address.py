@@ -17,6 +17,9 @@ from tests.conftest import AS_ROOT
 from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
 DEPLOY = "tests/lab/address/cn01.py"
+# The same guard around a drop-in of sshd.
+DROP_IN = "tests/lab/confirmed/cn01.py"
+SSHD = "/etc/ssh/sshd_config.d/00-lab.conf"
 FINAL, OTHER, NOBODY = "192.168.86.19", "192.168.86.119", "192.168.86.250"
 PENDING = "/var/lib/okome/address/pending"
 KNOWN = "/var/lib/okome/address/known"
@@ -419,3 +422,41 @@ def test_the_next_run_undoes_what_it_does_not_want(node: Node) -> None:
         pass
     assert node.changed(FINAL, address=OTHER, lan_prefix_length=25) == 1
     assert node.addresses() == [OTHER]
+
+
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_sshd_is_confirmed_in_the_same_way(node: Node) -> None:
+    """Kept when a new login works, undone by the node itself when it does not; the open session proves nothing."""
+
+    def drop_in(text: str) -> Run:
+        return node.lab.deploy("--data", f"drop_in={text}", deploy=DROP_IN, address=there)
+
+    there = node.lab.address()
+    run = drop_in("Banner none\n")
+    assert run.status == 0, run.output
+    assert node.lab.execute("cat", SSHD) == "Banner none\n"
+    run = drop_in("AllowUsers nobody\n")
+    assert run.status != 0
+    assert "the drop-in of sshd was undone: it could not be confirmed" in run.output
+    run = drop_in("Nonsense\n")
+    assert "was undone: `sshd -t` failed: " in run.output
+    assert node.lab.execute("cat", SSHD) == "Banner none\n"
+    # After a power loss the boot undoes it.
+    script = (
+        "cd /var/lib/okome/sshd && printf AllowUsers\\ nobody > new.0 && cp " + SSHD + " old.0 &&"
+        f" cp new.0 {SSHD} && echo '{json.dumps(LEFT)}' > pending"
+    )
+    node.lab.execute("sh", "-c", script)
+    node.lab("power", "cn01", "cut")
+    node.lab("power", "cn01", "on")
+    assert node.lab.execute("cat", SSHD) == "Banner none\n"
+
+
+LEFT = {
+    "sha256": "6cf7",
+    "seconds": 300,
+    "applied": True,
+    "files": [{"path": SSHD, "mode": 420, "old": [420, 0, 0]}],
+    "apply": [],
+    "undo": [],
+}

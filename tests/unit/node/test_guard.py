@@ -133,8 +133,9 @@ def test_a_change_of_several_files_is_applied_and_kept(plain: Plain, tmp_path: P
     assert not any(word.startswith("--on-calendar") for word in timer)
     assert switch[-2:] == ["plain", "switch"]
     assert there.read_bytes() == b"before"
-    assert plain.confirm("6cf7") == guard.NOT_YET
+    assert (plain.applied("6cf7"), plain.confirm("6cf7")) == (guard.NOT_YET, guard.NOT_YET)
     plain.switch()
+    assert plain.applied("6cf7") == 0
     assert (there.read_bytes(), new.read_bytes(), plain.did) == (b"after", b"made", ["apply"])
     assert stat.S_IMODE(there.stat().st_mode) == 0o640
     assert plain.confirm("6cf7") == 0

@@ -8,7 +8,7 @@ import pytest
 from pyinfra.api import Host
 
 from operations.primitives import address
-from operations.primitives.address import ADDRESS, SOURCES, carry_out, guarded
+from operations.primitives.address import ADDRESS, carry_out, guarded
 from tests.unit.operations.primitives.test_address_file import TARGET, WANT, interface, moved
 
 
@@ -17,7 +17,7 @@ def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
         file.path: {
             "mode": file.mode,
             "owner": "root",
-            "sha256": hashlib.sha256(SOURCES[file.path].read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(ADDRESS.contents[file.path]).hexdigest(),
         }
         for file in ADDRESS.files.files
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine
@@ -84,5 +84,22 @@ def test_what_was_undone_says_why(
     assert str(raised.value) == f"192.168.86.19/24 was undone: {says}; the node answers at old."
 
 
-def test_a_confirmation_that_came_through() -> None:
-    Told({}, [answer(0)]).confirm("6cf7", "new", ["old"])
+def test_a_change_is_confirmed_over_a_connection_made_after_it() -> None:
+    """One that stood while it was applied would say yes to a door that is shut by now."""
+
+    class Node(Told):
+        connections = 0
+        log: ClassVar[list[tuple[int, str]]] = []
+
+        def connect(self, place: str) -> None:
+            self.connections += 1
+
+        def ask(
+            self, *command: Any, stdin: str | None = None, seconds: float = 30
+        ) -> tuple[bool, CommandOutput]:
+            word = repr(command[-1]).split()[1]
+            self.log.append((self.connections, word))
+            return answer(75 if word == "applied" and self.connections < 2 else 0)
+
+    Node({}, []).confirm("6cf7", "new", ["old"])
+    assert Node.log == [(1, "applied"), (2, "applied"), (3, "confirm")]
