@@ -92,7 +92,7 @@ class Interface(TypedDict):
     rivals: list[Profile]
     # systemd-networkd's file for the interface and its drop-ins, as one text.
     network: str
-    # systemd-networkd's files in its order.
+    # systemd-networkd's files, of those with the same name the one that it reads.
     networks: list[NetworkFile]
     # Drop-ins of our own file of systemd-networkd.
     drop_ins: list[str]
@@ -358,14 +358,11 @@ def parse(output: list[str]) -> Interface:
     links = json.loads("".join(said.get("address", [])) or "[]")
     routes = json.loads("".join(said.get("route", [])) or "[]")
     dhcpcd_conf = base64.b64decode("".join(said.get("dhcpcd", []))).decode(errors="surrogateescape")
-    networks = sorted(
-        (
-            NetworkFile(path=name.partition(" ")[2], match=lines if "[Match]" in lines else None)
-            for name, lines in said.items()
-            if name.startswith("file-of-networkd ")
-        ),
-        key=lambda one: one["path"].rpartition("/")[2],
-    )
+    networks = [
+        NetworkFile(path=name.partition(" ")[2], match=lines if "[Match]" in lines else None)
+        for name, lines in said.items()
+        if name.startswith("file-of-networkd ")
+    ]
     mac = link.get("address")
     found = {
         "NetworkManager": managed,

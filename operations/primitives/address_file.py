@@ -208,6 +208,8 @@ def networkd_file(want: Wanted, interface: str, before: str) -> str:
                     if key == "Address" and replaced and value.partition("/")[0] != str(want.address.ip):
                         network.append(line)
                     replaced = replaced or key == "Address"
+                elif key == "KeepConfiguration":
+                    pass  # of a lease
                 elif key == "DHCP":
                     network.extend(["DHCP=ipv6"] if value in ("yes", "true", "ipv6", "both") else [])
                 else:

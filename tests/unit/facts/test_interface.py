@@ -34,6 +34,17 @@ def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
     )
 
 
+def test_netplan_is_behind_what_is_in_charge_or_not_at_all() -> None:
+    networkd = [
+        "::networkd",
+        '"AdministrativeState":"configured"',
+        '"NetworkFile":"/run/systemd/network/10-netplan-lan.network"',
+    ]
+    assert parse(["::interface", "eth0", *networkd])["netplan"] == "lan"
+    managed = ["::interface", "eth0", "::networkmanager", "30 (disconnected)", ""]
+    assert parse([*managed, *networkd])["netplan"] is None
+
+
 @pytest.mark.parametrize(
     ("state", "in_charge"),
     [("configured", True), ("configuring", True), ("failed", True), ("unmanaged", False), ("linger", False)],

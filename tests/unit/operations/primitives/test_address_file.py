@@ -196,6 +196,7 @@ def test_networkd_keeps_what_is_not_about_the_address() -> None:
         "MTUBytes=1400",
         "[Network]",
         "DHCP=yes",
+        "KeepConfiguration=dhcp",
         "LinkLocalAddressing=no",
         "Domains=lan.example",
         "DNS=9.9.9.9",
