@@ -38,7 +38,12 @@ def backend() -> None:
     if before:
         # With its own patience: it may have much to save.
         unit(name="The other Redis saves and stops", unit=redis.UNIT, running=False, enabled=None)
-    unit(name="redis-server runs", unit=redis.UNIT, restarted_if=(service, configuration))
+    unit(
+        name="redis-server runs",
+        unit=redis.UNIT,
+        restarted_if=(service, configuration),
+        patience=redis.STOP_S + 60,
+    )
 
 
 @deploy("Basic setup: frontend")

@@ -6,9 +6,13 @@ from facts.config_txt import ConfigTxt
 from facts.identity import Identity
 from facts.machine import Machine
 from facts.several import Question
+from operations.foundation import APT, JOURNALD, SYSCTL
+from operations.primitives import overrides
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
-from operations.services import address, machine, nginx_strangers, redis
+from operations.services import address, exporters, machine, nginx, nginx_strangers, redis
+from operations.services.hit_ratio import HIT_RATIO
+from operations.services.probe import PROBE
 
 
 def preflight(*roles: str) -> None:
@@ -16,9 +20,16 @@ def preflight(*roles: str) -> None:
     found = seen(Machine, _sudo=False)
     refuse(machine.findings(found, host.data.ssh_user))
     data = host_data()
-    looks = [Look((Question(Identity), Question(ConfigTxt))), address.look(data)]
+    looks = [
+        Look((Question(Identity), Question(ConfigTxt))),
+        address.look(data),
+        overrides.look(data, APT, JOURNALD, SYSCTL),
+    ]
     if "backends" in roles:
-        looks.append(redis.look(data))
+        looks += [redis.look(data), overrides.look(data, redis.SERVICE, aliases=redis.ALIASES)]
     if "frontends" in roles:
-        looks.append(nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data))
+        looks += [
+            nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data),
+            overrides.look(data, nginx.SERVICE, nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
+        ]
     look(looks)

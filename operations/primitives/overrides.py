@@ -5,7 +5,6 @@ told here from the files alone, by the rules of those who read them. What is abo
 is kept; what is about others too is theirs to remove, and the deploy stops.
 """
 
-import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,17 +12,21 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from pyinfra import host, logger
-from pyinfra.api import DeployError
-from pyinfra.api.host import Host
-from pyinfra.context import ctx_host
 
 from facts.overrides import APT, FOLDERS, SYSTEM, VENDOR, Overrides
+from facts.several import Question
 from operations.primitives.config_set import MARK, TEMPLATES, ConfigFile, ConfigSet, host_data, rendered
 from operations.primitives.kept_aside import REPLACED, kept_aside
+from operations.primitives.preflight import Look, seen
 
 OURS = "/etc/systemd/system"
-# Said twice these say more, and nothing else. (An ordering can't be taken back by a drop-in either.)
-HARMLESS = {"After", "Before", "Wants", "Description", "Documentation"}
+# The packages' units to which we have something to say.
+UNITS = tuple(sorted(folder.stem for folder in (TEMPLATES / OURS.lstrip("/")).glob("*.d")))
+# The owner's to say: said twice these say more and take nothing back; or they share out the machine.
+HARMLESS = re.compile(
+    r"After|Before|Wants|Description|Documentation"
+    r"|Nice|Slice|(CPU|IO|StartupCPU|StartupIO|Tasks)\w+|Memory(Min|Low|High|Max|SwapMax)"
+)
 # Settings that are lists: each line adds to it, an empty one clears what was there.
 LISTS = re.compile(
     r"Exec\w+|Condition\w+|Assert\w+|On\w+|\w+Paths|CapabilityBoundingSet|SystemCallFilter|RestrictAddressFamilies"
@@ -103,7 +106,7 @@ def _against(
         mine.setdefault((one.section, one.key), []).append(one.value)
     for one in settings(theirs):
         name = (one.section, one.key)
-        if one.key in HARMLESS:
+        if HARMLESS.fullmatch(one.key):
             continue
         if name in mine:
             if later or (LISTS.fullmatch(one.key) and mine[name][0] != ""):
@@ -189,29 +192,35 @@ def overriding(
     return tuple(wins.values())
 
 
-@functools.cache
-def _found(node: Host) -> Mapping[str, str]:
-    """Asked once for all sets, and before anything is changed."""
-    folders = (TEMPLATES / OURS.lstrip("/")).glob("*.d")
-    found: Mapping[str, str] = node.get_fact(Overrides, units=tuple(sorted(one.stem for one in folders)))
-    return found
+def _won_by(
+    found: Mapping[str, str], config: ConfigSet, data: Mapping[str, object], aliases: tuple[str, ...]
+) -> tuple[Override, ...]:
+    texts = {path: text.decode() for path, text in rendered(config, data).items() if text is not None}
+    return overriding(found, texts, aliases)
+
+
+def look(data: Mapping[str, object], *sets: ConfigSet, aliases: tuple[str, ...] = ()) -> Look:
+    """What wins over these sets, and is about more than they are. `data` is the host's."""
+
+    def findings(found: Mapping[str, str]) -> list[str]:
+        strange = [one for config in sets for one in _won_by(found, config, data, aliases) if not one.own]
+        return [
+            f"{one} over ours, and says more than that: take it out, or give the file a name that sorts before ours"
+            for one in strange
+        ]
+
+    return Look((Question(Overrides, {"units": UNITS}),), findings)
 
 
 def prevailing(config: ConfigSet, aliases: tuple[str, ...] = ()) -> ConfigSet:
     """The set with what wins over it, and is about the same only, as absent: a copy is kept, and the operator told.
 
-    Raises DeployError, before anything is changed, where what wins is about others too.
+    What is about others too is for `look` to say.
     """
-    texts = {path: text.decode() for path, text in rendered(config, host_data()).items() if text is not None}
-    found = overriding(_found(ctx_host.get()), texts, aliases)  # type: ignore[no-untyped-call] # pyinfra's own
-    if strange := [str(one) for one in found if not one.own]:
-        raise DeployError(
-            f"settings of somebody else's win over ours and are about more than that, so they are not ours to remove; "
-            f"nothing was changed. Take them out or rename their file: {'; '.join(strange)}."
-        )
-    gone = tuple(sorted({one.path for one in found}))
-    for one in found:
+    won = _won_by(seen(Overrides, units=UNITS), config, host_data(), aliases)
+    gone = {one.path: one for one in won if one.own and one.path not in config.paths}
+    for one in gone.values():
         logger.warning(f"{host.print_prefix}{one}: it gives way, with a copy below {REPLACED}")
     if gone:
-        kept_aside(name="Copies of settings that give way", paths=gone)
+        kept_aside(name="Copies of settings that give way", paths=tuple(gone))
     return replace(config, files=config.files + tuple(ConfigFile(path, absent=True) for path in gone))

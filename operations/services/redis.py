@@ -17,6 +17,7 @@ from operations.primitives.preflight import Look
 
 UNIT = "redis-server.service"
 
+STOP_S = 600  # how long the Redis that was here before ours may save
 SERVICE = ConfigSet(
     files=(
         ConfigFile("/usr/local/lib/okome/redis_prepare.py", mode="755"),
@@ -28,7 +29,7 @@ SERVICE = ConfigSet(
         ),  # what it was called
     ),
     check="systemd",
-    values={"replaced": REPLACED},
+    values={"replaced": REPLACED, "stop_s": STOP_S},
 )
 ALIASES = ("redis.service",)  # Debian's unit has this name too
 # maxmemory counts data and client buffers, not what the allocator loses to fragmentation. Redis calls a ratio

@@ -3,8 +3,10 @@
 import pytest
 
 from facts.overrides import VENDOR, parse
+from operations.foundation import JOURNALD as JOURNALD_SET
+from operations.foundation import SYSCTL as SYSCTL_SET
 from operations.primitives.config_set import MARK
-from operations.primitives.overrides import Setting, overriding, settings
+from operations.primitives.overrides import Setting, look, overriding, settings
 
 UNIT = "redis-server.service"
 ETC = "/etc/systemd/system"
@@ -16,7 +18,8 @@ OURS = {
 # Of what Debian's unit says, a part.
 PACKAGED = {
     f"{VENDOR}/{UNIT}": "[Unit]\nAfter=network.target\n[Service]\nType=notify\nExecStart=/usr/bin/redis-server \\\n"
-    "  ProtectHome=no\nUser=redis\nProtectSystem=strict\nRestart=always\nReadWritePaths=-/e\n"
+    "  ProtectHome=no\nUser=redis\nProtectSystem=strict\nMemoryDenyWriteExecute=true\n"
+    "Restart=always\nReadWritePaths=-/e\n"
 }
 
 
@@ -50,6 +53,7 @@ def test_what_runs_is_ours_to_say_wherever_a_drop_in_stands(root: str, unit: str
         ("override.conf", "[Unit]\nConditionPathExists=/x\n", 2),
         ("override.conf", "[Service]\nProtectSystem=no\n", 2),
         ("override.conf", "\n; a\n[Service]\n# b\nNice=1\nType=simple\n", 6),
+        ("override.conf", "[Service]\nMemoryDenyWriteExecute=no\n", 2),
         # Read after ours.
         ("zzz.conf", "[Service]\nRestart=no\n", 2),
         ("zzz.conf", "[Service]\nReadWritePaths=/x\n", 2),
@@ -71,6 +75,7 @@ def test_a_drop_in_wins_by_its_name_and_by_what_it_says(name: str, text: str, li
 def test_before_the_package_is_there_nobody_knows_what_it_will_say() -> None:
     path = f"{ETC}/{UNIT}.d/a.conf"
     assert wins(path, "[Service]\nUser=x\n", packaged={}) == [(f"{path}:2 sets User of {UNIT}", True)]
+    assert wins(path, "[Service]\nMemoryMax=6G\nCPUWeight=50\n", packaged={}) == []
     assert wins(f"{ETC}/service.d/a.conf", "[Service]\nUser=x\n", packaged={}) == []
 
 
@@ -113,8 +118,8 @@ def test_what_is_hidden_or_about_something_else_does_not_win(path: str) -> None:
 def test_over_a_unit_of_our_own_any_drop_in_wins() -> None:
     whole = {f"{ETC}/okome-probe.service": "[Service]\nRestart=always\n"}
     path = f"{ETC}/okome-probe.service.d/a.conf"
-    (one,) = overriding({**whole, path: "[Service]\nNice=1\n"}, whole)
-    assert (str(one), one.own) == (f"{path}:2 sets Nice of okome-probe.service", True)
+    (one,) = overriding({**whole, path: "[Service]\nUMask=0\n"}, whole)
+    assert (str(one), one.own) == (f"{path}:2 sets UMask of okome-probe.service", True)
     assert overriding({path: "[Unit]\nAfter=x\n"}, whole) == ()
 
 
@@ -172,6 +177,18 @@ APT = {"/etc/apt/apt.conf.d/zz-okome": ""}
 def test_apt_reads_its_own_file_after_the_folder(path: str, line: str, win: bool) -> None:
     found = overriding({path: f"\n{line}\n"}, APT)
     assert [(str(one), one.own) for one in found] == ([(f"{path}:2 says {line!r}", False)] if win else [])
+
+
+def test_the_preflight_says_what_is_not_ours_to_remove_and_what_to_do() -> None:
+    found = {
+        "/etc/sysctl.d/zzz.conf": "vm.swappiness=60\n",
+        "/etc/systemd/journald.conf.d/zzz.conf": "[Journal]\nStorage=none\n",
+    }
+    looked = look({"sysctl_settings": {"vm.swappiness": "1"}, "journal_max": "1M"}, JOURNALD_SET, SYSCTL_SET)
+    assert looked.findings(found) == [
+        "/etc/sysctl.d/zzz.conf:1 sets vm.swappiness over ours, and says more than that:"
+        " take it out, or give the file a name that sorts before ours"
+    ]
 
 
 def test_all_that_wins_is_told_once_for_each_file() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.api import StringCommand
+from pyinfra.api import OperationError, StringCommand
 
 import operations.primitives.unit as module
 from facts.units import UnitState
@@ -364,3 +364,11 @@ def test_a_restart_waits_for_a_moment_without_harm(
     state: Any = None
     assert module._run_unless(state, host, "x.service", "open?", *ways) == well
     assert (told, list(answers)) == (ran, [])
+
+
+@pytest.mark.parametrize("asked", [{"masked": True}, {"running": False}, {"running": None}])
+def test_what_should_not_run_is_told_nothing(monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> None:
+    host = SimpleNamespace(get_fact=lambda *_, **__: {"x.service": RUNNING})
+    monkeypatch.setattr(module, "host", host)
+    with pytest.raises(OperationError, match="only a unit that should run"):
+        list(module.unit._inner("x", restarted_if=CONFIGURATION, **asked))
