@@ -44,6 +44,7 @@ tools: setup # the Debian packages that the lab and the tests call
 ifneq ($(LAB),)
 	@missing=$$($(PY) -m lab packages); \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v shellcheck >/dev/null || missing="$$missing shellcheck"; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \
@@ -69,10 +70,11 @@ test-unit: tools ## those tests that need no node, in about two minutes
 fresh: tools ## the same two commands on a bare Debian 12 and 13, built for it (SUITE=bookworm for one)
 	@$(SUDO) $(PY) -m lab.fresh $(if $(SUITE),--suite $(SUITE))
 
-lint: setup tools ## ruff, strict mypy; nginx and gixy on the rendered configuration
+lint: setup tools ## ruff, strict mypy, shellcheck; nginx and gixy on the rendered configuration
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy .
+	@$(if $(LAB),,command -v shellcheck >/dev/null || { echo "lint: left out shellcheck, which is not here"; exit; };) $(PY) -m tests.shell_lint
 	@$(if $(LAB),$(SUDO)) $(PY) -m tests.nginx.lint
 
 secrets: setup ## write random secrets to secrets.toml (0600, never committed)

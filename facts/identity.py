@@ -47,7 +47,7 @@ class Identity(Answer[IdentityState]):
     def command(self) -> str:
         # base64, because pyinfra hands over lines and a file is more than its lines.
         return f"""
-            echo =$(uname -n); echo =$(cat /etc/hostname); echo =$(base64 -w 0 {HOSTS})
+            echo "=$(uname -n)"; echo "=$(cat /etc/hostname)"; echo "=$(base64 -w 0 {HOSTS})"
             ! test -e /etc/cloud/cloud.cfg || python3 -I - <<'END' || true
 {_MODULES}
 END

@@ -175,7 +175,7 @@ if systemctl is-active -q systemd-networkd || systemctl is-enabled -q systemd-ne
   echo ::network
   test -z "$file" || systemd-analyze cat-config "systemd/network/${{file##*/}}" 2>/dev/null
   set -- /etc/systemd/network /run/systemd/network /usr/local/lib/systemd/network /usr/lib/systemd/network
-  for name in $(ls "$@" 2>/dev/null | grep '\.network$' | sort -u); do
+  for name in $(find "$@" -maxdepth 1 -name '*.network' -printf '%f\n' 2>/dev/null | sort -u); do
     for folder; do
       test -e "$folder/$name" || continue
       echo "::file-of-networkd $folder/$name"; awk '/^\[/ {{ told = /^\[Match\]/ }} told' "$folder/$name"

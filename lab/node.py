@@ -32,6 +32,7 @@ ENVIRONMENT = [
 # Runs in a mount namespace of its own, so that no mount is left when it ends. The tmpfs on /run is what
 # systemd-nspawn insists on for its runtime folders. nspawn exits with 133 to be started again: a reboot.
 SUPERVISOR = """
+# shellcheck disable=SC2086 # the kernel's command line is words of their own
 overlay=$1 name=$2 cmdline=$3; shift 3
 for group; do mkdir -p "$group" && echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 okome /run &&

@@ -142,7 +142,7 @@ def test_words_survive_a_login_shell(quoting: Any, shell: str, text: str) -> Non
 def test_where_every_command_begins(quoting: Any) -> None:
     from pyinfra.connectors.util import make_unix_command
 
-    line = make_unix_command(StringCommand("umask; echo $PATH $LC_ALL"), _shell_executable=quoting.SHELL)
+    line = make_unix_command(StringCommand('umask; echo "$PATH $LC_ALL"'), _shell_executable=quoting.SHELL)
     done = subprocess.run(
         ["env", "-i", "PATH=/usr/bin:/bin", "LC_ALL=de_DE.UTF-8", "sh", "-c", f"umask 077; {line.get_raw_value()}"],
         capture_output=True, text=True, check=True, timeout=30,

@@ -15,7 +15,7 @@ from operations.primitives.preflight import Look, answer, judged
 
 class Words(Answer[list[str]]):
     def command(self, words: tuple[str, ...], status: int = 0) -> str:
-        return f"for word in {' '.join(words)}; do printf ' %s' $word; done; exit {status}"
+        return f"for word in {' '.join(words)}; do printf ' %s' $word; done; exit $(({status}))"
 
     def read(self, output: list[str]) -> list[str]:
         if "broken" in output[0]:
