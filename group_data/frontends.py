@@ -27,7 +27,9 @@ asset_timeout_s: Seconds = 8
 # looks every 500 ms, lets one more pass, and does not learn that an answer can't be kept.
 asset_wait_s: Seconds = 1
 # An origin's status line and headers may be this long.
-answer_head_kb: Annotated[int, Range(4, 1024, "kB")] = 32
+answer_head_kb: Annotated[int, Range(4, 60, "kB")] = 32
+# On loopback: where nginx, on its way to the origin, reads what its cache does not.
+fetch_port: Annotated[int, Range(1024, 65_535)] = 8010
 max_body_mb: Megabytes = 100  # documents and images that are sent to a model
 api_rate_per_s: Annotated[int, Range(1, 100_000, "requests per second")] = 50  # per client address
 # Requests above the rate that are still let through at once.

@@ -61,7 +61,7 @@ def frontend() -> None:
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
     service, hourly = prevailing(nginx.SERVICE), prevailing(nginx.HOURLY)
     config_set(name="nginx service", config=service)
-    packages(name="nginx", names=["nginx"])
+    packages(name="nginx", names=["nginx", "libnginx-mod-http-js"])
     config_set(name="nginx folders", config=nginx.FOLDERS)
     config_set(name="nginx log rotation", config=nginx.ROTATION)
     config_set(name="Log sizes are looked at every hour", config=hourly)

@@ -15,15 +15,18 @@ STATUS = REPOSITORY / "node/nginx_status.py"
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-cache.conf"),
+    ConfigFile("/etc/nginx/conf.d/okome-fetch.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-log.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-request.conf"),
     ConfigFile(SITE),
     ConfigFile("/etc/nginx/conf.d/okome-upstream.conf"),
+    ConfigFile("/etc/nginx/okome/freshness.js"),
     ConfigFile("/etc/nginx/okome/health_state.conf"),
     ConfigFile("/etc/nginx/snippets/okome-api.conf"),
     ConfigFile("/etc/nginx/snippets/okome-headers.conf"),
     ConfigFile("/etc/nginx/snippets/okome-health.conf"),
     ConfigFile("/etc/nginx/snippets/okome-maintenance.conf"),
+    ConfigFile("/etc/nginx/snippets/okome-origin.conf"),
     ConfigFile("/etc/nginx/snippets/okome-own.conf"),
     ConfigFile("/etc/nginx/snippets/okome-proxy.conf"),
     ConfigFile("/etc/nginx/snippets/okome-refused.conf"),
@@ -86,8 +89,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: st
             "names": [str(address.ip), node.lower(), *data["server_names"], "localhost", "127.0.0.1"],
             "probe_flag": DOWN_FLAG,
             "full_flag": FULL_FLAG,
-            # nginx's CHANGES: 1.23.0 joins repeated header lines, 1.25.1 has the directive `http2`.
-            "nginx_joins_vary": version >= (1, 23),
+            # nginx's CHANGES: 1.25.1 has the directive `http2`.
             "nginx_http2_on_listen": version < (1, 25, 1),
             "tls_certificate_sha256": certificate or "",
             "tls_certificate_key": str(data["tls_certificate"]).removesuffix(".pem") + ".key",

@@ -25,7 +25,7 @@ from operations.services.nginx import nginx_config
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 
 SUITES = ("bookworm", "trixie")
-PACKAGES = "nginx,libc6,base-files,libcrypt1"
+PACKAGES = "nginx,libnginx-mod-http-js,libc6,base-files,libcrypt1"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -43,7 +43,7 @@ def why_not() -> str:
 @functools.cache
 def tree(suite: str) -> Path:
     """The suite's nginx and what it needs, unpacked from Debian's packages (6 s); kept in the user's cache."""
-    ready = machine.cache_dir() / "trees" / f"nginx-{suite}"
+    ready = machine.cache_dir() / "trees" / f"nginx-js-{suite}"
     ready.parent.mkdir(parents=True, exist_ok=True)
     with ready.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -119,6 +119,8 @@ class Box:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.flag = self.root / DOWN_FLAG.lstrip("/")
         self.flag.parent.mkdir(parents=True)
+        for path in self.root.glob("usr/share/nginx/modules-available/*.conf"):
+            (self.root / "etc/nginx/modules-enabled" / f"50-{path.name}").write_text(path.read_text())
         for path in self.root.glob("etc/nginx/sites-enabled/*"):
             path.unlink()
         self.lay(self.files)

@@ -135,6 +135,7 @@ def an_asset_is_only_read(box: Frontend) -> None:
 
 
 @trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_hide_header Upgrade;\n", "")
+@trap("/etc/nginx/okome/freshness.js", "delete r.headersOut[name];", "")
 def headers_of_one_hop_stay_behind(box: Frontend) -> None:
     """RFC 9110, 7.6.1."""
     names = ("Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "TE", "Trailer", "Upgrade")
@@ -142,6 +143,11 @@ def headers_of_one_hop_stay_behind(box: Frontend) -> None:
         answer = box.client.ask(f"{path}?" + "&".join(f"h={name}:one-hop" for name in names))
         assert answer.status == 200
         assert "one-hop" not in {value for _name, value in answer.headers}
+    for _ in range(2):
+        answer = box.client.ask(
+            "/assets/public/named?h=Connection:x-one,%20X-Two&h=X-One:1&h=x-two:2&h=X-Three:3"
+        )
+        assert [answer.header(name) for name in ("X-One", "X-Two", "X-Three")] == [None, None, "3"]
 
 
 @trap(f"{SNIPPETS}/okome-static.conf", "proxy_intercept_errors on;\n", "")
@@ -181,7 +187,7 @@ def origins_own_errors_are_answers_to_a_call(box: Frontend) -> None:
     assert json.loads(box.client.ask("/v1/own").body)["error"]["type"] == "upstream_unavailable"
 
 
-@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_buffer_size 36k;\n", "")
+@trap(f"{SNIPPETS}/okome-origin.conf", "proxy_buffer_size 36k;\n", "")
 def long_heads_pass(box: Frontend) -> None:
     """32 kB of status line and headers, of a call that has run, and of an asset, from the cache, too."""
     for path in ("/v1/models", "/assets/public/head"):

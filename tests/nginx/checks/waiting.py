@@ -125,7 +125,7 @@ def expired_in_a_hang(box: Frontend, path: str) -> None:
 
 
 @trap(
-    f"{SNIPPETS}/okome-static.conf",
+    "/etc/nginx/conf.d/okome-fetch.conf",
     "proxy_next_upstream error http_502",
     "proxy_next_upstream error timeout http_502",
 )
