@@ -124,7 +124,7 @@ class Ours:
     defined: frozenset[tuple[str, str]]  # kind, name
     ports: dict[int, frozenset[str]]  # what of `listen` all servers on that port have to agree on
     http: frozenset[str]  # directives on the http level that nginx takes once
-    own: frozenset[str]  # directives that our server says itself, wherever it passes requests on
+    own: frozenset[str]  # directives that our servers say themselves, wherever they pass requests on
 
 
 PROTOCOLS = {"ssl", "http2", "proxy_protocol", "quic"}
@@ -141,31 +141,36 @@ def ours(files: Mapping[str, NginxFile]) -> Ours:
     for place in places:
         innermost = id(place.within[-1]) if place.within else 0
         levels.setdefault(place.context, {}).setdefault(innermost, set()).add(place.directive.name)
+    sites = {id(place.within[-1]): id(place.within[1]) for place in places if len(place.within) > 2}
     passing = {
-        block: names for block, names in levels["http", "server", "location"].items() if names & PASSES
+        block: names | levels["http", "server"][sites[block]]
+        for block, names in levels["http", "server", "location"].items()
+        if names & PASSES
     }
-    # Where the cache is off nobody asks how it is tuned.
+    # Where the cache is off nobody asks how it is tuned, nor for certificates where there is no TLS.
     uncached = {
         id(place.within[-1])
         for place in places
         if place.directive.name == "proxy_cache" and place.directive.args == ("off",)
     }
+    secured = {site for site in sites.values() if "ssl_certificate" in levels["http", "server"][site]}
+
+    def asked(name: str, block: int) -> bool:
+        if name.startswith("ssl_"):
+            return sites[block] in secured
+        return block not in uncached or not name.startswith(("proxy_cache_", "proxy_no_cache"))
+
     own = {
         name
         for name in set[str]().union(*passing.values())
-        if all(
-            name in names or (block in uncached and name.startswith(("proxy_cache_", "proxy_no_cache")))
-            for block, names in passing.items()
-        )
+        if all(name in names or not asked(name, block) for block, names in passing.items())
     }
-    (server,) = {id(place.within[1]) for place in places if place.within and id(place.within[-1]) in passing}
-    site = levels["http", "server"][server]
     http = {name for names in levels["http",].values() for name in names}
     return Ours(
         frozenset((one.kind, one.name) for place in places for one in definitions(place, ports)),
         ports,
         frozenset(http - DEFINES - REPEATABLE),
-        frozenset(site | own),
+        frozenset(own),
     )
 
 

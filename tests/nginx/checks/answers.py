@@ -134,7 +134,7 @@ def an_asset_is_only_read(box: Frontend) -> None:
     assert box.origin()["counts"] == {}
 
 
-@trap(f"{SNIPPETS}/okome-proxy.conf", "proxy_hide_header Upgrade;\n", "")
+@trap(f"{SNIPPETS}/okome-origin.conf", "proxy_hide_header Upgrade;\n", "")
 @trap("/etc/nginx/okome/freshness.js", "delete r.headersOut[name];", "")
 def headers_of_one_hop_stay_behind(box: Frontend) -> None:
     """RFC 9110, 7.6.1."""
