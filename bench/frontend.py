@@ -1,4 +1,4 @@
-"""CN00's nginx: a HIT beside a static file, a stream beside the origin, an outage from its first to its last second.
+"""CN00's nginx: a HIT beside a static file, streams beside the origin, an outage from first to last, a full cache.
 
 Everything runs in one lab, against one booted node, in one run. The clients are on the LAN. `wrk` asks for a HIT
 and for the same bytes as a plain file of the same nginx (with the same log and headers) in turns; the ratio is
@@ -8,35 +8,28 @@ more headers than nginx over the whole request. An outage is an origin that is k
 one that hangs (only the probe does); every request in it has a connection of its own.
 """
 
-import json
 import os
-import re
 import shutil
 import socket
 import statistics
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import inventory
+from bench import full_cache, many_streams
+from bench.cn00 import LAB, beside_ours, finished_node, lab, on_node, wrk
 from bench.measure import Measure
 from lab import LabError, machine, orchestrator
 from lab.client import FRONTEND, ORCHESTRATOR, Client
-from lab.operator import deploy
 
-LAB = "bench"
-NODE = inventory.frontends[0][0]
 ASSET_BYTES = 16384  # a script or a style sheet, compressed
 ROUNDS = 10
-ROUND_SECONDS = 2
-CONNECTIONS = 32
 STREAMS = 800  # on one connection: nginx closes it after 1000 requests
 PAUSE = 0.0125  # seconds before each stream; two of them keep below the limit of requests per client
 FLIPS = 5
 INSTANT = 0.05  # seconds; an answer that takes longer is none
-SECONDS = 600  # for one command of the lab
 FILE, TUNED_FILE = 8088, 8089  # ports of the same file, as nginx serves it and with the HIT's open_file_cache
+BAREST = 8090  # port of a proxy that does nothing else
 STATIC = """
 server {{
     listen {port};
@@ -50,41 +43,22 @@ server {{
 SERVERS = STATIC.format(port=FILE, more="") + STATIC.format(
     port=TUNED_FILE, more="open_file_cache max=2000 inactive=60s; open_file_cache_valid 1s;"
 )
-
-
-def lab(*words: str) -> str:
-    """A command of the bench's own lab."""
-    return machine.run(
-        [sys.executable, "-m", "lab", *words], timeout=SECONDS, env=os.environ | {"OKOME_LAB": LAB}
-    )
-
-
-def on_node(script: str) -> str:
-    return lab("exec", NODE, "--", "sh", "-ec", script)
-
-
-def finished_node() -> None:
-    """CN00 as the deploy leaves it, in a lab of the bench's own."""
-    lab("up", NODE)
-    address = json.loads(lab("status", "--json"))["nodes"][NODE]["address"]
-    lab("run", "--", *deploy(NODE), "-y", "--data", f"ssh_hostname={address}")
-
-
-def verdict(said: str) -> tuple[float, int]:
-    """What wrk said: requests per second, and how many failed (status, connection or time-out)."""
-    rate = re.search(r"Requests/sec:\s+([0-9.]+)", said)
-    if not rate:
-        raise LabError(f"wrk said something else than expected: {said.strip()}")
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
-    failed = int(refused[1]) if refused else 0
-    return float(rate[1]), failed + (sum(map(int, errors.groups())) if errors else 0)
-
-
-def wrk(url: str, seconds: int = ROUND_SECONDS, connections: int = CONNECTIONS) -> tuple[float, int]:
-    """Requests per second of one round, and how many of them failed. LabError if wrk itself did."""
-    words = ("-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", url)
-    return verdict(machine.run(machine.in_lan("wrk", *words), timeout=seconds + 30))
+BAREST_PROXY = f"""
+upstream bench_barest {{
+    server {ORCHESTRATOR}:8000;
+    keepalive 8;
+    keepalive_timeout 4s;
+}}
+server {{
+    listen {BAREST};
+    location / {{
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_buffering off;
+        proxy_pass http://bench_barest;
+    }}
+}}
+"""
 
 
 def hit_beside_static(client: Client) -> list[Measure]:
@@ -93,30 +67,25 @@ def hit_beside_static(client: Client) -> list[Measure]:
     body = client.ask(path).body
     on_node(
         f"mkdir -p /var/lib/okome-bench && head -c {len(body)} /dev/zero >/var/lib/okome-bench/file"
-        f" && chmod -R a+rX /var/lib/okome-bench && printf %s '{SERVERS}' >/etc/nginx/conf.d/zz-bench.conf"
-        " && nginx -s reload"
+        " && chmod -R a+rX /var/lib/okome-bench"
     )
-    try:
-        client.wait_for(FRONTEND, TUNED_FILE)
-        time.sleep(2)  # for the old workers to end: they close the connections that they have
+    hits: list[float] = []
+    files: list[float] = []
+    tuned: list[float] = []
+    failures = 0
+    turns = (
+        (f"http://{FRONTEND}{path}", hits),
+        (f"http://{FRONTEND}:{FILE}/file", files),
+        (f"http://{FRONTEND}:{TUNED_FILE}/file", tuned),
+    )
+    with beside_ours(client, SERVERS, (FILE, TUNED_FILE)):
         if client.ask(path).cache != "HIT":
             raise LabError("the asset is not a HIT")
-        hits: list[float] = []
-        files: list[float] = []
-        tuned: list[float] = []
-        failures = 0
-        turns = (
-            (f"http://{FRONTEND}{path}", hits),
-            (f"http://{FRONTEND}:{FILE}/file", files),
-            (f"http://{FRONTEND}:{TUNED_FILE}/file", tuned),
-        )
         for number in range(ROUNDS):
             for url, rates in turns if number % 2 else reversed(turns):
                 rate, failed = wrk(url)
                 rates.append(rate)
                 failures += failed
-    finally:
-        on_node("rm -rf /etc/nginx/conf.d/zz-bench.conf /var/lib/okome-bench && nginx -s reload")
     ratio, beside_tuned = (
         statistics.median(hit / file for hit, file in zip(hits, other, strict=True))
         for other in (files, tuned)
@@ -149,20 +118,33 @@ def first_byte(connection: socket.socket) -> float:
 
 
 def added_to_first_byte(client: Client) -> list[Measure]:
-    """The median through CN00 less the median without it."""
-    connections = [client.connect(host, port) for host, port in ((ORCHESTRATOR, 8000), (FRONTEND, 80))]
-    for connection in connections:
-        first_byte(connection)  # the connection behind nginx is made, too
-    times: list[list[float]] = [[], []]
-    for number in range(STREAMS):
-        for which in (0, 1) if number % 2 else (1, 0):
-            time.sleep(PAUSE)
-            times[which].append(first_byte(connections[which]))
-    for connection in connections:
-        connection.close()
-    direct, through = (statistics.median(taken) for taken in times)
+    """The median through CN00 less the median without it, and that beside what the barest proxy there adds."""
+    ways = ((ORCHESTRATOR, 8000), (FRONTEND, 80), (FRONTEND, BAREST))
+    times: list[list[float]] = [[], [], []]
+    with beside_ours(client, BAREST_PROXY, (BAREST,)):
+        connections = [client.connect(host, port) for host, port in ways]
+        for connection in connections:
+            first_byte(connection)  # the connection behind nginx is made, too
+        for number in range(STREAMS):
+            for turn in range(len(ways)):
+                which = (number + turn) % len(ways)
+                time.sleep(PAUSE)
+                times[which].append(first_byte(connections[which]))
+        for connection in connections:
+            connection.close()
+    direct, through, barest = (statistics.median(taken) for taken in times)
     against = f"the origin direct: {direct:.2f} ms, through the frontend: {through:.2f} ms"
-    return [Measure("added to a stream's first byte, p50", through - direct, "ms", against, goal=0.5)]
+    beside = f"what the barest proxy of the same nginx adds: {barest - direct:.3f} ms"
+    return [
+        Measure("added to a stream's first byte, p50", through - direct, "ms", against, goal=0.5),
+        Measure(
+            "added to a stream's first byte, likewise",
+            (through - direct) / (barest - direct),
+            "x",
+            beside,
+            goal=1.3,
+        ),
+    ]
 
 
 def instant_status(client: Client) -> int | None:
@@ -231,7 +213,12 @@ def run() -> list[Measure]:
         with Client(Path("/run/netns", machine.namespace())) as client:
             client.wait_for(FRONTEND, 80)
             seconds_until(client, 200)  # what stood at the origin's place was ended, and the probe saw it
-            # The static file last: it takes reloads, after which kept connections end.
-            return [*added_to_first_byte(client), *outages(client), *hit_beside_static(client)]
+            return [
+                *added_to_first_byte(client),
+                *many_streams.measured(client),
+                *outages(client),
+                *hit_beside_static(client),
+                *full_cache.measured(client),
+            ]
     finally:
         lab("down")

@@ -15,6 +15,7 @@ Paths:
                             lines with a Content-Length. With a gate, chunk N waits for the control command
                             {"release": "NAME/N"}, N from 1; with a hold, the last one for {"release": "NAME"}
     /socket                 101 to a WebSocket, then every byte comes back
+    /ticks                  likewise; each line is the time of its sending, in nanoseconds of the monotonic clock
     /upload                 answers with the number of bytes and their SHA-256
     everything else         echoes the request as JSON
 All but streams take ?size=BYTES, ?status=CODE, ?echo=REQUEST-HEADER (its value goes into the body),
@@ -30,6 +31,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import time
 from collections import Counter
 from pathlib import Path
 from types import MappingProxyType
@@ -218,7 +220,7 @@ class Origin:
             self.head(writer, int(self.mode), [*headers, ("Content-Length", str(len(text)))])
             writer.write(text if request.method != "HEAD" else b"")
             return
-        if request.path in ("/stream", "/chunked", "/trickle"):
+        if request.path in ("/stream", "/chunked", "/trickle", "/ticks"):
             await self.stream(request, headers, writer)
             return
         if request.path == "/socket" and request.header("upgrade") == "websocket":
@@ -293,6 +295,8 @@ class Origin:
                 await asyncio.sleep(float(request.option("interval", "0")))
             if request.option("hold") and number == len(chunks) - 1:
                 await self.gate(request.option("hold")).wait()
+            if request.path == "/ticks":
+                data = b"%d\n" % time.monotonic_ns()
             writer.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
             await writer.drain()
         writer.write(b"0\r\n\r\n" if chunked else b"")
