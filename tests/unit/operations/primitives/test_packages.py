@@ -59,8 +59,8 @@ def test_a_lock_that_is_held_is_waited_for(tmp_path: Path) -> None:
 
 # dpkg as it is while another one configures logrotate: it says so until that one has ended.
 DPKG = """#!/bin/sh
-test -e {busy} && echo 'The following packages are only half configured'
-rm -f {busy}
+test -e BUSY && echo 'The following packages are only half configured'
+rm -f BUSY
 """
 
 
@@ -70,7 +70,8 @@ def test_a_dpkg_at_work_is_no_broken_one(tmp_path: Path, ends: bool) -> None:
     busy = tmp_path / "busy"
     busy.touch()
     dpkg = tmp_path / "dpkg"
-    dpkg.write_text(DPKG.format(busy=busy) if ends else DPKG.format(busy=busy).replace("rm -f", "touch"))
+    program = DPKG.replace("BUSY", str(busy))
+    dpkg.write_text(program if ends else program.replace("rm -f", "touch"))
     dpkg.chmod(0o755)
     command = Packages().command(names=("nonsuch",), seconds=0)
     command = command.replace("/var/lib/dpkg/updates", str(tmp_path / "updates"))
