@@ -96,6 +96,18 @@ class Frontend:
         """Whether the frontend takes its upstream for up."""
         return bool(json.loads(self.client.ask("/okome/health").body)["upstream_ok"])
 
+    def until_it_answers(self) -> None:
+        """`nginx -t`, which systemd runs before nginx, listens for a moment, too, and answers nobody."""
+        limit = time.monotonic() + 30
+        while True:
+            try:
+                self.gate()
+            except OSError:
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            else:
+                return
+
     def until_gate(self, up: bool) -> None:
         limit = time.monotonic() + 60
         while self.gate() != up:

@@ -377,14 +377,14 @@ def test_a_restart_lets_a_stream_finish(finished: Frontend) -> None:
     stream = Stream(finished.client, 12)
     finished.run("timeout 60 systemctl restart nginx")
     stream.assert_whole()
-    finished.client.wait_for("192.168.86.20", 80)
+    finished.until_it_answers()
 
 
 def test_it_comes_back_from_a_reboot_and_a_power_cut(lab: Lab, finished: Frontend) -> None:
     for how in (("reboot",), ("cut", "on")):
         for state in how:
             lab("power", NODE, state)
-        finished.client.wait_for("192.168.86.20", 80)
+        finished.until_it_answers()
         assert finished.client.ask("/v1/models").status == 200
     lab.verify(node=NODE)
     assert_no_change(lab)
