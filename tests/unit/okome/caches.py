@@ -7,9 +7,7 @@ from contextlib import contextmanager
 import msgspec
 
 from bench.redis_server import RedisServer
-from okome import (
-    Cache,
-)
+from okome import Cache
 from okome.connection import Clock
 
 

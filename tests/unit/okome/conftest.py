@@ -8,16 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    Budgets,
-    Cache,
-    CachePolicy,
-    Cap,
-    Ledger,
-    Msgpack,
-    Rate,
-    connect,
-)
+from okome import Budgets, Cache, CachePolicy, Cap, Ledger, Msgpack, Rate, connect
 from okome.connection import Clock
 from tests.unit.okome.caches import Answer, Later, Open, Origin
 from tests.unit.okome.spending import OpenBudgets

@@ -2,13 +2,7 @@
 
 from collections.abc import Callable
 
-from okome import (
-    Budgets,
-    Cap,
-    Lease,
-    Period,
-    Rate,
-)
+from okome import Budgets, Cap, Lease, Period, Rate
 
 ANN = {"user": "ann", "model": "large", "tier": "free"}
 

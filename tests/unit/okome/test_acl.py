@@ -28,11 +28,11 @@ def _soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def everything(url: str, folder: Path) -> None:
     """Each thing that the library does with Redis, once at least."""
-    client = connect(url)
-    policy = CachePolicy(lock_ttl=0.15, poll=0.05)
+    client = connect(url, timeout=30)
+    policy = CachePolicy(lock_ttl=0.6, poll=0.05, redis_timeout=30, write_timeout=30)
 
     async def slow() -> bytes:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)  # more than a heartbeat
         return b"x"
 
     async def broken() -> bytes:
@@ -57,16 +57,18 @@ async def everything(url: str, folder: Path) -> None:
         Rate(name="r", by=("u",), unit="tokens", limit=100),
         Cap(name="c", by=("u",), unit="tokens", limit=1000),
     ]
-    budgets = Budgets(client, rules=rules, ledger=ledger, lease_ttl=0.05, retention=0.01)
+    budgets = Budgets(client, rules=rules, ledger=ledger, retention=0.01, redis_timeout=30)
     for actual in (0, 20, 5):
         decision = await budgets.reserve({"u": "ann"}, {"tokens": 10})
         assert decision.lease is not None
         assert await budgets.start(decision.lease)
         await budgets.commit(decision.lease, {"tokens": actual})
-    await budgets.reserve({"u": "bob"}, {"tokens": 10})
+    hasty = Budgets(client, rules=rules, ledger=ledger, lease_ttl=0.05, retention=0.01, redis_timeout=30)
+    await hasty.reserve({"u": "bob"}, {"tokens": 10})
     await asyncio.sleep(0.1)
-    await budgets.reserve({"u": "bob"}, {"tokens": 10})  # sweeps the first, which has expired
+    await hasty.reserve({"u": "bob"}, {"tokens": 10})  # sweeps the first, which has expired
     await budgets.initialise()
+    await hasty.aclose()
     await budgets.aclose()
     ledger.close()
     await client.aclose()

@@ -7,15 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    Budgets,
-    Cap,
-    EvictingServerError,
-    Outcome,
-    Rate,
-    StateLostError,
-    connect,
-)
+from okome import Budgets, Cap, EvictingServerError, Outcome, Rate, StateLostError, connect
 from okome.connection import Clock
 from tests.unit.okome.spending import ANN, COST, REQUESTS, TOKENS, OpenBudgets, granted, left
 

@@ -5,12 +5,7 @@ import asyncio
 import pytest
 
 from bench.redis_server import RedisServer
-from okome import (
-    ComputeCancelledError,
-    Directives,
-    NotCachedError,
-    Status,
-)
+from okome import ComputeCancelledError, Directives, NotCachedError, Status
 from tests.unit.okome.caches import Answer, Later, Open, Origin, paused
 from tests.unit.okome.waiting import PATIENCE, joined, settled, told_to_wait, until
 

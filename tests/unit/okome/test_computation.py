@@ -7,12 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    ComputeCancelledError,
-    Directives,
-    RememberedError,
-    Status,
-)
+from okome import ComputeCancelledError, Directives, RememberedError, Status
 from tests.unit.okome.caches import Answer, Later, Open, Origin
 from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
 

@@ -8,13 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bench.redis_server import RedisServer
-from okome import (
-    Bytes,
-    Cache,
-    CachePolicy,
-    Status,
-    connect,
-)
+from okome import Bytes, Cache, CachePolicy, Status, connect
 from tests.unit.okome.proxy import Proxy
 from tests.unit.okome.test_cache_failures import Origin
 from tests.unit.okome.waiting import PATIENCE, settled

@@ -9,10 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    Ledger,
-    Outcome,
-)
+from okome import Ledger, Outcome
 from okome.ledger import Account
 from tests.unit.okome.spending import ANN, COST, TOKENS, OpenBudgets, granted, left
 

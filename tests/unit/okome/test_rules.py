@@ -4,9 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from okome import (
-    Period,
-)
+from okome import Period
 
 pytestmark = pytest.mark.anyio
 

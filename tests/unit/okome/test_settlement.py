@@ -11,11 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    Ledger,
-    Outcome,
-    connect,
-)
+from okome import Ledger, Outcome, connect
 from okome.budget_wire import Said
 from tests.unit.okome.proxy import Proxy
 from tests.unit.okome.spending import ANN, REQUESTS, TOKENS, OpenBudgets, granted, left

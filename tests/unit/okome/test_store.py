@@ -8,14 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import (
-    Bytes,
-    Cache,
-    CachePolicy,
-    Directives,
-    Status,
-    connect,
-)
+from okome import Bytes, Cache, CachePolicy, Directives, Status, connect
 from okome.connection import Clock
 from tests.unit.okome.caches import Answer, Open, Origin
 from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
