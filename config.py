@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import click
 from gevent.hub import Hub
+from paramiko import file
 from pyinfra import config
 from pyinfra.api import command
 from pyinfra.api.exceptions import PyinfraError
@@ -35,4 +36,10 @@ def quote(text: str) -> str:
     return shlex.quote(text).replace("\\", r"'\\'")
 
 
+def decoded(text: str | bytes, encoding: str = "utf8") -> str:
+    """What a node prints, also where its owner's files are in another encoding: paramiko would lose all of it."""
+    return text.decode(encoding, errors="replace") if isinstance(text, bytes) else text
+
+
+file.u = decoded  # type: ignore[attr-defined]
 command.shlex = SimpleNamespace(quote=quote, split=shlex.split)  # type: ignore[assignment]

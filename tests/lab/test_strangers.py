@@ -9,6 +9,7 @@ from tests.lab.runs import assert_no_change
 # that prints a lecture on stdout, before the command and after it, and leaves a PATH without sbin.
 GREETINGS = r"""
 set -e
+sed -i '1i printf "J\\374rgen\\n"' /home/ncadmin/.bashrc  # in Latin-1
 sed -i '1i echo Welcome to the cache box\nprintf "no newline at the end"\numask 077' /home/ncadmin/.bashrc
 echo LC_ALL=de_DE.UTF-8 >> /etc/environment
 sed -i '/secure_path/d' /etc/sudoers

@@ -10,6 +10,8 @@ from inspect import getcallargs
 from typing import Any
 
 import click
+import paramiko.file
+import paramiko.util
 import pytest
 from pyinfra.api import FactBase, FactError, OperationError, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
@@ -114,6 +116,7 @@ def quoting(monkeypatch: pytest.MonkeyPatch) -> Any:
     from pyinfra.api import Config, command
 
     monkeypatch.setattr(command, "shlex", shlex)
+    monkeypatch.setattr(paramiko.file, "u", paramiko.util.u)
     monkeypatch.setattr(Hub, "NOT_ERROR", Hub.NOT_ERROR)
     config = Config()  # type: ignore[no-untyped-call] # pyinfra's own
     with context.ctx_config.use(config), click.Context(click.Command("pyinfra")):
@@ -137,6 +140,23 @@ def test_words_survive_a_login_shell(quoting: Any, shell: str, text: str) -> Non
     assert not any("\\" in part for part in quoted)
     done = subprocess.run([shell, "-c", line], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == text
+
+
+class Channel(paramiko.file.BufferedFile):  # type: ignore[type-arg]
+    """What a node printed, as paramiko reads it."""
+
+    def __init__(self, *said: bytes) -> None:
+        super().__init__()
+        self.said = [*said]
+        self._set_mode("r")  # type: ignore[attr-defined]
+
+    def _read(self, size: int) -> bytes:
+        return self.said.pop(0) if self.said else b""
+
+
+def test_a_greeting_in_another_encoding(quoting: Any) -> None:
+    """Whatever it is, the answer behind it arrives."""
+    assert list(Channel(b"J\xfcrgen\n", b"yes\n")) == ["J\ufffdrgen\n", "yes\n"]
 
 
 def test_where_every_command_begins(quoting: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import paramiko.file
+import paramiko.util
 import pytest
 from pyinfra.api import Config, command
 from pyinfra.api.exceptions import PyinfraError
@@ -97,6 +99,7 @@ def pyinfra_reads(*data: str) -> None:
     config = Config()  # type: ignore[no-untyped-call] # pyinfra's own
     with context, ctx_config.use(config), pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "shlex", command.shlex)
+        patch.setattr(paramiko.file, "u", paramiko.util.u)
         runpy.run_path(str(ROOT / "config.py"))
 
 
