@@ -18,6 +18,8 @@ from operations.services.probe import PROBE
 def preflight(*roles: str) -> None:
     """Two commands: one as the operator, on whether there is a way to become root, and one for all the rest."""
     found = seen(Machine, _sudo=False)
+    if not found:
+        refuse([f"the login shell of {host.data.ssh_user} ran no command: it has to be a shell"])
     refuse(machine.findings(found, host.data.ssh_user))
     data = host_data()
     looks = [

@@ -52,6 +52,8 @@ def look(looks: Iterable[Look]) -> None:
         if one not in questions:
             questions.append(one)
     answers: list[Any] = host.get_fact(Several, questions=tuple(questions))
+    if len(answers) != len(questions):
+        refuse(["it did not answer what was asked of it"])  # pyinfra has said why
     known = _seen.setdefault(host.name, [])
     known.extend(zip(questions, answers, strict=True))
     refuse(judged(looks, known))

@@ -8,7 +8,9 @@ import pytest
 from testinfra.host import Host
 
 import inventory
+from facts.config_txt import PLACES
 from operations.primitives.overrides import kernel_key, settings
+from operations.services.config_txt import holds, read
 
 DATA = runpy.run_path(str(Path(__file__).parents[2] / "group_data/all.py"))
 ADDRESSES = {host["address"]: name for name, host in inventory.frontends + inventory.backends}
@@ -93,3 +95,11 @@ def test_nothing_has_failed(node: Host) -> None:
 def test_nothing_of_a_deploy_is_left_behind(node: Host) -> None:
     assert node.check_output("find /etc /usr/local -name '.*okome-*' -o -name '.*.okome.dpkg-*'") == ""
     assert node.check_output("find /tmp -maxdepth 1 -name '*pyinfra*'") == ""
+
+
+def test_gpu_memory_on_every_board(node: Host) -> None:
+    path = next((f"{place}/config.txt" for place in PLACES if node.file(f"{place}/config.txt").exists), None)
+    if path is None:
+        return  # no Pi, as in the lab
+    found, _ = read(node.file(path).content_string, {})
+    assert holds(found, "gpu_mem", str(DATA["gpu_memory"]))
