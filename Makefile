@@ -10,7 +10,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP) env PYTHOND
 # Where nodes can be booted: on Linux, as root or with sudo.
 LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 
-.PHONY: help setup tools demo test test-unit fresh lint validate secrets bench down lock
+.PHONY: help setup tools demo test test-unit fresh lint validate secrets bench down lock mutants
 
 help: ## this table
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ down: ## remove every trace of the lab from this machine
 	@test ! -e .venv || $(SUDO) $(PY) -m lab down
 
 lock: setup # recompile the hashed requirements from pyproject.toml
-	@.uv/bin/uv pip compile -q pyproject.toml --all-extras --group deploy --group test --group lint --group bench \
+	@.uv/bin/uv pip compile -q pyproject.toml --all-extras --group deploy --group test --group lint --group bench --group mutants \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  -o requirements.txt
+
+mutants: setup ## one-line faults in the code that decides: nine in ten must fail a test; an hour, and not part of `test`
+	@nice $(PY) -m tests.mutants

@@ -21,6 +21,7 @@ from bench.cn00 import LAB, beside_ours, finished_node, lab, on_node, wrk
 from bench.measure import Measure
 from lab import LabError, machine, orchestrator
 from lab.client import FRONTEND, ORCHESTRATOR, Client
+from operations.services.nginx import ACCESS_LOG
 
 ASSET_BYTES = 16384  # a script or a style sheet, compressed
 ROUNDS = 10
@@ -34,14 +35,14 @@ STATIC = """
 server {{
     listen {port};
     root /var/lib/okome-bench;
-    access_log /var/log/nginx/okome/access.log okome_fmt buffer=16k flush=1s;
+    access_log {log} okome_fmt buffer=16k flush=1s;
     set $okome_location bench;
     include /etc/nginx/snippets/okome-headers.conf;
     {more}
 }}
 """
-SERVERS = STATIC.format(port=FILE, more="") + STATIC.format(
-    port=TUNED_FILE, more="open_file_cache max=2000 inactive=60s; open_file_cache_valid 1s;"
+SERVERS = STATIC.format(port=FILE, log=ACCESS_LOG, more="") + STATIC.format(
+    port=TUNED_FILE, log=ACCESS_LOG, more="open_file_cache max=2000 inactive=60s; open_file_cache_valid 1s;"
 )
 BAREST_PROXY = f"""
 upstream bench_barest {{

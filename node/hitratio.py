@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Hit ratios of the frontend's cache, by requests and by bytes, from nginx's access log (okome_fmt).
 
-    hitratio.py            reads what was logged since the last run, keeps the totals, writes Prometheus text
-    hitratio.py --show     prints the totals as a table; --json for programs
+    hitratio.py --state FOLDER --log FILE    reads what was logged since the last run, keeps the totals, writes
+                                             Prometheus text
+    hitratio.py --state FOLDER --show        prints the totals as a table; --json for programs
 
 Only answers that the cache was asked for count: streams, calls and bypasses are in no ratio. Totals and read
-positions are in RAM (STATE): after a reboot they are counted again from the logs that are still there.
+positions are in FOLDER, which is in RAM: after a reboot they are counted again from the logs that are still there.
 
 Standard library only: it runs on the node's own python3.
 """
@@ -26,8 +27,6 @@ from typing import BinaryIO
 # one for which the origin had to send the body.
 HITS = frozenset({"HIT", "STALE", "UPDATING", "REVALIDATED"})
 MISSES = frozenset({"MISS", "EXPIRED"})
-STATE = Path("/run/okome/hitratio")
-LOG = Path("/var/log/nginx/okome/access.log")
 
 
 @dataclass
@@ -193,10 +192,11 @@ def table(totals: Totals) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--show", action="store_true", help="print the totals, read nothing")
+    parser.add_argument("--state", type=Path, required=True, help="folder of totals.json and okome.prom")
+    job = parser.add_mutually_exclusive_group(required=True)
+    job.add_argument("--log", type=Path, help="nginx's access log")
+    job.add_argument("--show", action="store_true", help="print the totals, read nothing")
     parser.add_argument("--json", action="store_true", help="with --show: as JSON")
-    parser.add_argument("--state", type=Path, default=STATE, help="folder of totals.json and okome.prom")
-    parser.add_argument("--log", type=Path, default=LOG)
     options = parser.parse_args(arguments)
     saved = options.state / "totals.json"
     if options.show:

@@ -26,18 +26,17 @@ def backend() -> None:
     passwords = {user: secret(f"redis_{user}") for user in ("okome", "exporter")}
     configuration = redis.configuration(host.data.redis_maxmemory, seen(MemoryTotal), passwords)
     found: RedisState = seen(Redis, **redis.asked(host.data.redis_port))
-    before = redis.first_contact(found)
+    if before := redis.first_contact(found):
+        logger.warning(f"{host.print_prefix}{before}")
+        kept_aside(name="The other Redis' configuration", paths=found.foreign)
+    if not found.ours:
+        # While its own unit says how long that may take: ours gives nothing much time.
+        redis.saved_and_stopped(name="Another Redis saves and stops")
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
     service = prevailing(redis.SERVICE, redis.ALIASES)
     config_set(name="Redis service", config=service)
     packages(name="Redis", names=["redis-server"])
-    if before:
-        logger.warning(f"{host.print_prefix}{before}")
-        kept_aside(name="The other Redis' configuration", paths=found.foreign)
     config_set(name="Redis configuration", config=configuration)
-    if before:
-        # With its own patience: it may have much to save.
-        unit(name="The other Redis saves and stops", unit=redis.UNIT, running=False, enabled=None)
     unit(
         name="redis-server runs",
         unit=redis.UNIT,

@@ -1,7 +1,11 @@
 """The cache's hit ratios, counted from nginx's log."""
 
-from operations.primitives.config_set import ConfigFile, ConfigSet
+from pathlib import PurePosixPath
 
+from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.services.nginx import ACCESS_LOG
+
+STATE = "/run/okome/hitratio"  # in RAM: its totals, and the numbers for Prometheus
 HIT_RATIO = ConfigSet(
     files=(
         ConfigFile("/usr/local/lib/okome/hitratio.py", mode="755"),
@@ -10,4 +14,9 @@ HIT_RATIO = ConfigSet(
         ConfigFile("/etc/systemd/system/okome-hitratio.timer"),
     ),
     check="systemd",
+    values={
+        "access_log": ACCESS_LOG,
+        "hit_ratio_state": STATE,
+        "hit_ratio_directory": str(PurePosixPath(STATE).relative_to("/run")),
+    },
 )

@@ -3,6 +3,7 @@
 import ipaddress
 import shlex
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from operations.primitives.config_set import REPOSITORY, ConfigFile, ConfigSet
@@ -12,6 +13,9 @@ from operations.services.probe import DOWN_FLAG, FULL_FLAG
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
 STATUS = REPOSITORY / "node/nginx_status.py"
+# Its folder is its own: Debian rotates whatever is in /var/log/nginx.
+ACCESS_LOG = "/var/log/nginx/okome/access.log"
+LOGS = {"access_log": ACCESS_LOG, "log_directory": str(PurePosixPath(ACCESS_LOG).parent)}
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
     ConfigFile("/etc/nginx/conf.d/okome-cache.conf"),
@@ -44,8 +48,8 @@ SERVICE = ConfigSet(
     values={"site": SITE},
     revertible=True,
 )
-FOLDERS = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles")
-ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate")
+FOLDERS = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles", values=LOGS)
+ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate", values=LOGS)
 HOURLY = ConfigSet(
     files=(
         ConfigFile("/etc/systemd/system/logrotate.timer.d/zz-okome.conf"),
@@ -87,6 +91,7 @@ def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: st
             "lan": str(address.network),
             # Under the first name everything is cached; it is also the Host that the origin sees for assets.
             "names": [str(address.ip), node.lower(), *data["server_names"], "localhost", "127.0.0.1"],
+            "access_log": ACCESS_LOG,
             "probe_flag": DOWN_FLAG,
             "full_flag": FULL_FLAG,
             # nginx's CHANGES: 1.25.1 has the directive `http2`.

@@ -2,22 +2,41 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from pyinfra.api import DeployError
+from pyinfra import host
+from pyinfra.api import DeployError, StringCommand, operation
 
 from facts.memory import MemoryTotal
 from facts.redis import DATA, Redis, RedisState
 from facts.several import Question
+from facts.units import UnitState, UnitStates
 from operations.primitives.config_set import MARK, ConfigFile, ConfigSet
 from operations.primitives.kept_aside import REPLACED
 from operations.primitives.preflight import Look
+from operations.primitives.unit import shell
 
 UNIT = "redis-server.service"
+# Unit $1 is to be stopped within $2 seconds. A Redis that can't save now (no room, or its first append-only file is
+# just being written) goes on as if nothing had been said: it is asked again. (src/server.c, prepareForShutdown)
+STOP = r"""
+now() { read -r up rest </proc/uptime; echo "${up%.*}"; }
+until=$(($(now) + $2))
+systemctl --no-block stop -- "$1"
+while :; do
+    case $(systemctl show -p ActiveState --value -- "$1") in inactive | failed) exit 0 ;; esac
+    [ "$(now)" -lt "$until" ] || break
+    sleep 2
+    pid=$(systemctl show -p MainPID --value -- "$1")
+    [ "$pid" -le 1 ] || kill -TERM "$pid"
+done
+echo "the Redis that was here does not stop: it can't save what it holds, and its log says why. It runs on" >&2
+exit 1
+"""
 
-STOP_S = 600  # how long the Redis that was here before ours may save
+STOP_S = 600  # seconds: how long the Redis that was here before ours may save
 SERVICE = ConfigSet(
     files=(
         ConfigFile("/usr/local/lib/okome/redis_prepare.py", mode="755"),
@@ -145,3 +164,21 @@ def configuration(wanted: str, total: int, passwords: Mapping[str, str]) -> Conf
             **{f"{user}_sha256": sha256(password) for user, password in passwords.items()},
         },
     )
+
+
+@operation()
+def saved_and_stopped() -> Generator[StringCommand, None, None]:
+    """
+    Stop a Redis that is not ours, once it has saved what its own configuration says; fail while it can't.
+
+    **Example:**
+
+    .. code:: python
+
+        saved_and_stopped(name="Another Redis saves and stops")
+    """
+    state: UnitState = host.get_fact(UnitStates, units=(UNIT,))[UNIT]
+    if state.active in ("inactive", "failed"):
+        host.noop("no other Redis runs")
+        return
+    yield shell(STOP, UNIT, str(STOP_S))

@@ -14,13 +14,13 @@ import pytest
 from lab import origin
 from lab.client import STRANGER, Client
 from lab.origin import chunk
+from operations.services.nginx import ACCESS_LOG
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 from tests.lab.conftest import NAME, Lab
 
 NODE, DEPLOY = "cn00", "deploys/cn00.py"
 NAMESPACE = Path(f"/run/netns/okome-{NAME}")
 CONTROL = Path(f"/var/lib/okome-lab/{NAME}/origin.sock")
-LOG = "/var/log/nginx/okome/access.log"
 
 
 class Stream:
@@ -90,7 +90,7 @@ class Frontend:
         self.run(f"touch {FULL_FLAG}" if full else f"rm -f {FULL_FLAG}")
 
     def log(self) -> str:
-        return self.run(f"cat {LOG}")
+        return self.run(f"cat {ACCESS_LOG}")
 
     def gate(self) -> bool:
         """Whether the frontend takes its upstream for up."""

@@ -16,7 +16,8 @@ OLD_REDIS = """
 apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy redis-server
 redis-cli set old 1; redis-cli save; redis-cli config set appendonly yes
 redis-cli config set requirepass old-secret; REDISCLI_AUTH=old-secret redis-cli config rewrite
-timeout 30 sh -c 'until test -e /var/lib/redis/appendonlydir; do sleep 0.1; done'
+timeout 60 sh -c 'until REDISCLI_AUTH=old-secret redis-cli info persistence | grep -q aof_rewrite_in_progress:0 &&
+    test -e /var/lib/redis/appendonlydir/appendonly.aof.manifest; do sleep 0.1; done'
 test -e /var/lib/redis/dump.rdb; head -c 3000000 /dev/zero >/var/lib/redis/big
 echo 'user default on nopass ~* +@all' >/etc/redis/users.acl
 """
@@ -28,6 +29,14 @@ timeout 30 sh -c 'until ss -Hltn "sport = :6379" | grep -q .; do sleep 0.1; done
 mkdir -p /var/lib/okome && mount -t tmpfs -o size=2M tmpfs /var/lib/okome
 """
 OUT_OF_THE_WAY = "umount /var/lib/okome; systemctl stop valkey-server; systemctl start redis-server"
+# It can't save at first: then Redis does not stop, and has to be asked again.
+CAN_NOT_SAVE = """
+REDISCLI_AUTH=old-secret redis-cli set unsaved 1
+chown root: /var/lib/redis
+systemd-run -q -- sh -c 'until grep -q "can.t exit" /var/log/redis/redis-server.log; do sleep 0.1; done
+    chown redis: /var/lib/redis'
+systemctl mask redis-server
+"""
 REPLACED = "/var/lib/okome/replaced"
 
 
@@ -51,9 +60,10 @@ def backend(lab: Lab) -> Lab:
 
     lab.execute("sh", "-ec", OUT_OF_THE_WAY)
     old = lab.execute("sh", "-c", "sha256sum /etc/redis/redis.conf; cat /etc/redis/users.acl")
-    lab.execute("sh", "-c", "REDISCLI_AUTH=old-secret redis-cli set unsaved 1; systemctl mask redis-server")
+    lab.execute("sh", "-ec", CAN_NOT_SAVE)
     run = lab.deploy(address=address)
     assert run.status == 0, run.output
+    assert lab.execute("grep", "-c", "exit", "/var/log/redis/redis-server.log").strip() != "0"
     assert (
         "another Redis gives way; /etc/redis/redis.conf and /etc/redis/users.acl and /var/lib/redis are kept"
         f" below {REPLACED}"
@@ -101,6 +111,36 @@ def test_debians_configuration_never_runs(lab: Lab) -> None:
 
 def test_finished(backend: Lab) -> None:
     backend.verify("tests/verify/test_backend.py")
+
+
+THEIRS = """
+mkdir -p /srv/cache; echo 'port 6379' >/srv/cache/redis.conf
+printf '[Service]\nExecStart=\nExecStart=/usr/bin/redis-server /srv/cache/redis.conf --supervised systemd\n' \
+    >/etc/systemd/system/redis-server.service.d/zzz.conf
+systemctl daemon-reload; systemctl restart redis-server
+"""
+OURS = "rm /etc/systemd/system/redis-server.service.d/zzz.conf; systemctl daemon-reload; systemctl restart redis-server"
+
+
+def test_verification_sees_that_another_configuration_runs(backend: Lab) -> None:
+    """Every file of ours is as it should be; a drop-in that came later says what runs."""
+    question = [
+        "tests/verify/test_backend.py",
+        "-k",
+        "with_our_configuration or persistent or without_a_password",
+    ]
+    backend.execute("sh", "-ec", THEIRS)
+    try:
+        said = backend.verify(*question, check=False)
+    finally:
+        backend.execute("sh", "-ec", OURS)
+    for failed in (
+        "what_runs_is_debians_server",
+        "nothing_is_persistent",
+        "let_in_without_a_password[cn01-PING]",
+    ):
+        assert f"{failed}" in said.partition("short test summary")[2]
+    backend.verify(*question)
 
 
 @pytest.mark.parametrize(

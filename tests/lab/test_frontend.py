@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from lab.client import FRONTEND, Client
+from operations.services.hit_ratio import STATE
+from operations.services.nginx import ACCESS_LOG
 from tests.lab.conftest import Lab
-from tests.lab.frontend import DEPLOY, LOG, NODE, Frontend, Stream, needs_root
+from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
 from tests.nginx.box import make_certificate
 from tests.nginx.checks import CHECKS, Check
 from tests.unit.operations.services.test_nginx_strangers import KOME_CACHE
@@ -305,17 +307,17 @@ def test_no_line_of_the_log_is_lost_or_torn_in_a_rotation(finished: Frontend, un
             time.sleep(2)  # systemd starts nothing more than five times in ten seconds
     assert not load.failures, load.failures
     # Each rotation found something: nginx did not go on in the file that it had.
-    assert len(finished.run(f"ls {LOG}*").split()) >= 4
+    assert len(finished.run(f"ls {ACCESS_LOG}*").split()) >= 4
     requests = sum(load.answered)
     limit = time.monotonic() + 60
     while True:
-        logged = finished.run(f"zcat -f {LOG}* | python3 -c '{COUNT}'").split()
+        logged = finished.run(f"zcat -f {ACCESS_LOG}* | python3 -c '{COUNT}'").split()
         hits = json.loads(finished.run(count))["/assets/"]["hits"] - before
         if (logged, hits) == (["0", str(requests), str(requests)], requests):
             break
         assert time.monotonic() < limit, (logged, hits, requests)
         time.sleep(2)
-    assert finished.run(f"stat -c '%U:%G %a' {LOG}").strip() == "www-data:adm 640"
+    assert finished.run(f"stat -c '%U:%G %a' {ACCESS_LOG}").strip() == "www-data:adm 640"
 
 
 def test_a_change_of_configuration_reloads_once(lab: Lab, finished: Frontend, under_stream: Stream) -> None:
@@ -361,7 +363,7 @@ def test_the_operator_sees_it_at_a_glance(lab: Lab, finished: Frontend) -> None:
 
 def test_the_operator_sees_that_hits_are_not_counted(lab: Lab, finished: Frontend) -> None:
     """The timer stays active, and the old numbers stay readable."""
-    numbers = "/run/okome/hitratio/okome.prom"
+    numbers = f"{STATE}/okome.prom"
     count = "systemctl start okome-hitratio.service; systemctl is-active okome-hitratio.timer"
     assert finished.run(f"rm -f {numbers} && mkdir {numbers}; {count}").strip() == "active"
     try:

@@ -21,7 +21,7 @@ from group_data import frontends
 from lab import machine, origin
 from lab.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 from operations.primitives.config_set import rendered
-from operations.services.nginx import nginx_config
+from operations.services.nginx import ACCESS_LOG, nginx_config
 from operations.services.probe import DOWN_FLAG, FULL_FLAG
 
 SUITES = ("bookworm", "trixie")
@@ -115,7 +115,7 @@ class Box:
         self.inside = inside / "root"
         (self.root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/false\n")
         (self.root / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
-        for folder in ("var/cache/nginx", "var/log/nginx/okome"):
+        for folder in ("var/cache/nginx", ACCESS_LOG.rpartition("/")[0].lstrip("/")):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.flag = self.root / DOWN_FLAG.lstrip("/")
         self.flag.parent.mkdir(parents=True)
@@ -202,7 +202,7 @@ class Box:
 
     def log(self) -> str:
         """The access log."""
-        return (self.root / "var/log/nginx/okome/access.log").read_text()
+        return (self.root / ACCESS_LOG.lstrip("/")).read_text()
 
     def origin(self, **words: Any) -> dict[str, Any]:
         return origin.tell(self.control, **words)

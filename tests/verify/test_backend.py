@@ -209,6 +209,16 @@ def test_what_runs_is_what_the_files_say(node: Host) -> None:
     assert "off" in node.check_output("redis-admin acl getuser default").splitlines()
 
 
+def test_what_runs_is_debians_server_with_our_configuration_and_our_users(node: Host) -> None:
+    """Whatever a drop-in of somebody else says: asked of systemd, and of the server itself."""
+    started = node.check_output("systemctl show -p ExecStart --value redis-server")
+    assert "argv[]=/usr/bin/redis-server /etc/redis/redis.conf " in started
+    said = node.check_output("redis-admin --raw info server").split()
+    assert "config_file:/etc/redis/redis.conf" in said
+    assert f"process_id:{node.service('redis-server').systemd_properties['MainPID']}" in said
+    assert settings(node, "aclfile") == {"aclfile": "/run/redis-acl/users.acl"}
+
+
 def test_redis_can_change_neither_its_configuration_nor_its_users(node: Host) -> None:
     for command in ("config rewrite", "acl save"):
         assert "ERR" in node.check_output(f"redis-admin {command} || true")

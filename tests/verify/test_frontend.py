@@ -10,6 +10,8 @@ import httpx
 import pytest
 from testinfra.host import Host
 
+from operations.services.hit_ratio import STATE
+from operations.services.nginx import ACCESS_LOG
 from operations.services.probe import DOWN_FLAG
 from tests.verify.conftest import assert_drop_in_prevails
 
@@ -144,10 +146,10 @@ def test_the_cache_is_where_and_as_big_as_it_should_be(node: Host) -> None:
 
 
 def test_the_log_is_json_rotated_and_counted(node: Host) -> None:
-    log = node.file("/var/log/nginx/okome/access.log")
+    log = node.file(ACCESS_LOG)
     assert (log.user, log.group, oct(log.mode)) == ("www-data", "adm", "0o640")
     ask(node, "/okome/health")
-    last = node.check_output("sleep 2; tail -n 1 /var/log/nginx/okome/access.log")
+    last = node.check_output(f"sleep 2; tail -n 1 {ACCESS_LOG}")
     assert json.loads(last)["node"] == node.check_output("hostname")
     assert "USR1" in node.file("/etc/logrotate.d/okome-nginx").content_string
     hours = node.check_output("systemctl show -P TimersCalendar logrotate.timer")
@@ -157,7 +159,7 @@ def test_the_log_is_json_rotated_and_counted(node: Host) -> None:
     node.check_output("systemctl start okome-hitratio.service")  # ends when the count does
     assert node.service("okome-hitratio.service").systemd_properties["Result"] == "success"
     # Not that it is 0: a power cut may leave half a line.
-    assert "okome_log_unreadable_lines_total" in node.check_output("cat /run/okome/hitratio/okome.prom")
+    assert "okome_log_unreadable_lines_total" in node.check_output(f"cat {STATE}/okome.prom")
     assert "all" in json.loads(node.check_output("runuser -u nobody -- okome-hitratio --json"))
 
 

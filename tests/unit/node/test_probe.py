@@ -2,9 +2,11 @@
 
 import argparse
 import asyncio
+import queue
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ class Running:
     cache: Path
     control: Path
     process: subprocess.Popen[str]
-    systemd: socket.socket
+    said: queue.Queue[str]
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
@@ -48,13 +50,18 @@ class Running:
         return True
 
     def message(self) -> str:
-        return self.systemd.recv(4096).decode()
+        return self.said.get(timeout=60)
 
 
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def listen(systemd: socket.socket, said: "queue.Queue[str]") -> None:
+    while message := systemd.recv(4096).decode():
+        said.put(message)
 
 
 @pytest.fixture
@@ -67,7 +74,9 @@ def running(tmp_path: Path) -> Iterator[Running]:
     flag.touch()  # left by one that was killed
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(120)
+        said: queue.Queue[str] = queue.Queue()
+        # As systemd does: a socket that nobody reads is full after ten messages, and the probe would wait.
+        threading.Thread(target=listen, args=(systemd, said), daemon=True).start()
         process = subprocess.Popen(
             [sys.executable, "-I", str(ROOT / "node/probe.py"), "--url", f"http://127.0.0.1:{port}/health",
              "--flag", str(flag), "--interval", "0.02", "--timeout", "0.3", "--rise", "2", "--fall", "3",
@@ -75,12 +84,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
             env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            assert systemd.recv(4096).startswith(b"READY=1")
-            yield Running(flag, tmp_path / "full", tmp_path / "cache", control, process, systemd)
+            assert said.get(timeout=60).startswith("READY=1")
+            yield Running(flag, tmp_path / "full", tmp_path / "cache", control, process, said)
         finally:
             for started in (process, server):
                 started.kill()
-                started.wait(10)
+                started.wait(60)
+            systemd.shutdown(socket.SHUT_RD)  # ends the listener
             assert process.stdout
             process.stdout.close()
 
