@@ -18,11 +18,22 @@ from pyinfra.api import DeployError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from facts.redis import RedisState, parse
+from facts.memory import MemoryTotal
+from facts.redis import Redis, RedisState, parse
+from facts.several import Question
 from node import redis_prepare
 from operations.primitives.checkers import CHECKERS
 from operations.primitives.config_set import TEMPLATES, ConfigFile, render
-from operations.services.redis import findings, first_contact, maxmemory
+from operations.services.redis import (
+    FILES,
+    asked,
+    configuration,
+    findings,
+    first_contact,
+    look,
+    maxmemory,
+    unfit,
+)
 
 GIB = 1 << 30
 PI8, PI4, PI1 = int(7.7 * GIB), int(3.7 * GIB), int(0.9 * GIB)
@@ -37,6 +48,10 @@ PI8, PI4, PI1 = int(7.7 * GIB), int(3.7 * GIB), int(0.9 * GIB)
         ("50%", PI8, int(3.8125 * GIB)),  # 3.85, rounded down to 64 MiB
         ("50%", PI4, int(1.8125 * GIB)),
         ("1073741824", PI4, GIB),
+        ("1k", PI4, 1000),
+        ("1", PI4, 1),
+        ("4864mb", PI8, 4864 << 20),  # all there is
+        ("33%", PI8, 2560 << 20),  # 2602
     ],
 )
 def test_maxmemory(wanted: str, total: int, amount: int) -> None:
@@ -147,6 +162,43 @@ def test_a_copy_that_just_fits_is_in_nobodys_way() -> None:
 def test_first_contact_says_what_gives_way(said: list[str], gone: str | None) -> None:
     sentence = gone and f"another Redis gives way; {gone} kept below /var/lib/okome/replaced"
     assert first_contact(parse(said)) == sentence
+
+
+def test_what_does_not_fit_is_said_with_all_its_numbers() -> None:
+    assert unfit("4865mb", PI8) == [
+        "redis_maxmemory = '4865mb' does not fit: of 7.7 GiB of RAM, Redis can have 4864mb at most, with 1.5 times"
+        " as much for fragmentation and 512 MiB for the rest of the node"
+    ]
+    assert "Redis can have 0mb at most" in unfit("1", 600 << 20)[0]
+    assert unfit("4gb", PI8) == []
+
+
+def test_a_look_asks_for_the_memory_and_for_another_redis_and_says_what_is_wrong_with_both() -> None:
+    one = look({"redis_maxmemory": "4gb", "address": "192.168.86.19", "redis_port": 6379})
+    memory, other = one.questions
+    assert (memory.fact, other.fact) == (MemoryTotal, Redis)
+    assert memory == Question(MemoryTotal)
+    assert other == Question(Redis, asked(6379))
+    assert asked(7000) == {
+        "port": 7000,
+        "files": ("/etc/redis/redis.conf", "/etc/redis/users.acl"),
+        "mark": "# Managed by the okome repository",
+        "beside": "/var/lib/okome",
+    }
+    assert one.findings(PI8, RedisState()) == []
+    small, taken = one.findings(PI4, parse(["listener 192.168.86.19:6379 9 x.service x"]))
+    assert small.startswith("redis_maxmemory = '4gb' does not fit")
+    assert taken.startswith("port 6379, which Redis needs, is taken by x (pid 9, x.service)")
+
+
+def test_the_configuration_holds_what_the_node_and_the_passwords_give() -> None:
+    config = configuration("4gb", PI8, {"okome": "a", "exporter": "b"})
+    assert (config.files, config.check) == (FILES, "redis")
+    assert config.values == {
+        "maxmemory": 4 * GIB,
+        "okome_sha256": hashlib.sha256(b"a").hexdigest(),
+        "exporter_sha256": hashlib.sha256(b"b").hexdigest(),
+    }
 
 
 def redis_user() -> bool:
