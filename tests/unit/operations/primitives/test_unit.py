@@ -1,18 +1,19 @@
 """What a unit has to be told, from what systemd and the stamps say; and the shell that tells it, run for real."""
 
 import os
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyinfra.api import OperationError, StringCommand
 
 import operations.primitives.unit as module
 from facts.units import UnitState
-from operations.primitives.checkers import CHECK_SECONDS
+from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.primitives.unit import (
     QUIET,
@@ -28,6 +29,7 @@ from operations.primitives.unit import (
     canonical,
     commands,
     due,
+    shell,
     steps,
 )
 
@@ -175,8 +177,8 @@ def test_each_step_is_one_command() -> None:
 
     assert said(DAEMON) == "systemctl daemon-reload"
     assert said(Systemctl("mask --now")) == "systemctl mask --now -- x.service"
-    assert said(Check(CONFIGURATION)).startswith(f"timeout {CHECK_SECONDS} sh -c ")
-    assert said(Check(CONFIGURATION)).endswith(" check /etc/x/a /etc/x/b")
+    checker = shlex.quote(CHECKERS[str(CONFIGURATION.check)])
+    assert said(Check(CONFIGURATION)) == f"timeout {CHECK_SECONDS} sh -c {checker} check /etc/x/a /etc/x/b"
     assert said(RELOAD[0]).endswith(" sh x.service reload 7 'ask it' 8")
     stamp = said(TOLD["reload"])
     assert stamp.endswith(
@@ -372,3 +374,70 @@ def test_what_should_not_run_is_told_nothing(monkeypatch: pytest.MonkeyPatch, as
     monkeypatch.setattr(module, "host", host)
     with pytest.raises(OperationError, match="only a unit that should run"):
         list(module.unit._inner("x", restarted_if=CONFIGURATION, **asked))
+
+
+def test_a_shell_text_gets_its_words_and_what_it_reads() -> None:
+    assert shell('echo "$1"', "a b", "c").get_raw_value() == """sh -c 'echo "$1"' sh 'a b' c"""
+    assert shell("cat", stdin="x").connector_arguments == {"_stdin": "x"}
+    assert shell("cat").connector_arguments == {}
+
+
+@pytest.mark.parametrize(
+    ("harms", "otherwise", "fails", "ran", "warned", "done"),
+    [
+        ([""], True, "", "then1 then2", False, True),
+        (["open requests: 2"], False, "", "", True, True),
+        (["open requests: 2", "open requests: 1"], True, "", "other", True, True),
+        (["open requests: 2", ""], True, "", "other then1 then2", False, True),  # it could not say before
+        (["open requests: 2"], True, "other", "other", False, False),
+        ([""], True, "then1", "then1", False, False),
+    ],
+)
+def test_a_restart_that_would_do_harm_is_put_off_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    harms: list[str],
+    otherwise: bool,
+    fails: str,
+    ran: str,
+    warned: bool,
+    done: bool,
+) -> None:
+    """`harms`: what the question is answered with, each time."""
+    answers, commanded, printed = iter(harms), [], []
+    node = SimpleNamespace(print_prefix="[node] ")
+
+    def ask(host: object, command: StringCommand, **more: object) -> tuple[bool, SimpleNamespace]:
+        assert host is node
+        said = command.get_raw_value()
+        if said == shell(QUIET, "is it busy?").get_raw_value():
+            return True, SimpleNamespace(stdout=next(answers))
+        commanded.append(said)
+        assert more == {"_stdin": said}
+        return said != fails, SimpleNamespace(stdout="", name=said)
+
+    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(
+        module, "print_host_combined_output", lambda host, said: printed.append((host, said.name))
+    )
+    ways = [[StringCommand(word, _stdin=word) for word in way] for way in (["then1", "then2"], ["other"])]
+    with caplog.at_level("WARNING", logger="pyinfra"):
+        result = module._run_unless(
+            cast(Any, None),
+            cast(Any, node),
+            "x.service",
+            "is it busy?",
+            ways[0],
+            ways[1] if otherwise else [],
+        )
+    assert (result, " ".join(commanded)) == (done, ran)
+    assert printed == ([(node, fails)] if fails else [])
+    assert next(answers, None) is None
+    assert [record.getMessage() for record in caplog.records] == (
+        [
+            f"[node] x.service is not restarted now, {harms[-1]}: what takes a restart waits for the next deploy,"
+            " or the next restart"
+        ]
+        if warned
+        else []
+    )
