@@ -13,7 +13,7 @@ from lab.client import FRONTEND, ORCHESTRATOR, Client
 AT_ONCE = {1: 0.02, 50: 0.1, 500: 0.5}  # streams: seconds between two chunks of each, as a model speaks
 SECONDS = 10  # of chunks that count: those after all streams are open
 OPENED = 0.025  # seconds from one stream to the next; the limit per client is 50 a second
-PROPORTIONAL = "cat $(pgrep -f 'nginx: worker' | sed 's:.*:/proc/&/smaps_rollup:') | grep ^Pss:"
+PROPORTIONAL = "pgrep -f 'nginx: worker' | sed 's:.*:/proc/&/smaps_rollup:' | xargs grep -h ^Pss:"
 
 
 def workers_kb() -> int:
