@@ -15,7 +15,7 @@ RELOAD = [["sshd", "-t"], ["systemctl", "reload", "ssh"]]
 def change(state: State, host: Host, text: str) -> bool:
     try:
         kind = plain("sshd")
-        confirmation = Confirmation(host, kind, "the drop-in of sshd", 10)
+        confirmation = Confirmation(host, kind, "the drop-in of sshd", 15)
         there = host.get_fact(FileStates, paths=(PATH,)).files.get(PATH)
         wanted = request(
             [NewFile(PATH, "644", text.encode(), there.sha256 if there else None)], RELOAD, RELOAD

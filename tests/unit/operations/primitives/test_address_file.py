@@ -28,7 +28,7 @@ WANT = wanted("192.168.86.19/24", "192.168.86.1", ["192.168.86.1", "9.9.9.9"])
 
 
 def interface(**differs: Any) -> Interface:
-    """A node on its lease, as DefaultInterface finds it."""
+    """A node on its lease, as LanInterface finds it."""
     found: Interface = {
         "interface": "host0",
         "interfaces": ["host0", "lo"],
