@@ -56,7 +56,8 @@ def texts() -> Iterator[tuple[str, str, str]]:
     for path in tracked():
         first, _, _ = path.read_bytes().partition(b"\n")
         if match := re.fullmatch(rb"#!\s*(?:/usr/bin/env )?(?:/bin/)?(sh|bash)\b.*", first):
-            yield str(path.relative_to(ROOT)), match[1].decode(), path.read_text()
+            text = re.sub(r"{{.*?}}", "word", path.read_text()) if path.suffix == ".j2" else path.read_text()
+            yield str(path.relative_to(ROOT)), match[1].decode(), text
     for path in tracked("*.py"):
         for line, text in strings(ast.parse(path.read_text())):
             # The end of a command that is put together of several strings is not a text of its own.
