@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import full_cache, many_streams
-from bench.cn00 import LAB, beside_ours, finished_node, lab, on_node, wrk
+from bench.finished import LAB, beside_ours, finished_node, lab, on_node, wrk
 from bench.measure import Measure
 from lab import LabError, machine, orchestrator
 from lab.client import FRONTEND, ORCHESTRATOR, Client

@@ -4,7 +4,7 @@ import re
 import tempfile
 import time
 
-from bench.cn00 import on_node
+from bench.finished import on_node
 from bench.measure import Measure
 from lab import LabError, machine
 from lab.client import FRONTEND, Client

@@ -5,7 +5,7 @@ import socket
 import statistics
 import time
 
-from bench.cn00 import on_node
+from bench.finished import on_node
 from bench.measure import Measure
 from lab import LabError
 from lab.client import FRONTEND, ORCHESTRATOR, Client

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.cn00 import verdict
+from bench.finished import verdict
 from lab import LabError
 
 SAID = """Running 1s test @ http://192.168.86.20/assets/short/outage
