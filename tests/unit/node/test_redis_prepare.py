@@ -2,9 +2,9 @@
 
 import errno
 import getpass
-import grp
 import hashlib
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -20,7 +20,13 @@ ACL = "# Managed\nuser default off\n# a comment\nuser okome on #abc ~okome:*\n"
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root of its own, whose user redis is this one; the folder that is /var/lib/okome there exists."""
     monkeypatch.setattr(redis_prepare, "OWNER", getpass.getuser())
-    monkeypatch.setattr("shutil.chown", lambda path, user, group: os.chown(path, os.getuid(), os.getgid()))
+    me = getpass.getuser()
+
+    def chown(path: Path, user: str, group: str) -> None:
+        assert (user, group) == (me, me)
+        os.chown(path, os.getuid(), os.getgid())
+
+    monkeypatch.setattr("shutil.chown", chown)
     for name in ("USERS", "DATA", "RUN"):
         here = tmp_path / getattr(redis_prepare, name).relative_to("/")
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,10 @@ def test_the_administrator_is_new_at_every_start_and_known_to_root_alone(node: P
     assert len(seen) == 2
     modes = {path.name: path.stat().st_mode & 0o777 for path in (run, *run.iterdir())}
     assert modes == {"redis-acl": 0o750, "admin": 0o600, "users.acl": 0o640}
-    assert grp.getgrgid((run / "users.acl").stat().st_gid)  # of the user redis, see the fixture
+    gid = pwd.getpwuid(os.getuid()).pw_gid  # of the user redis, see the fixture
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (run, *run.iterdir())} == {
+        (os.getuid(), gid)
+    }
     assert not replaced.exists()
 
 
@@ -159,20 +168,28 @@ def test_without_room_nothing_is_copied_and_nothing_lost(
         else:
             with pytest.raises(
                 OSError, match=rf"{used >> 20} MiB in {data} can't be kept in {tmp_path}: no room"
-            ):
+            ) as error:
                 copy(data, to)
+            assert error.value.errno == errno.ENOSPC
             assert [file.name for file in tmp_path.iterdir()] == ["redis"]
             assert (data / "dump.rdb").stat().st_size == 5_000_000
 
 
-def test_a_copy_that_fails_empties_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise subprocess.CalledProcessError(1, "cp")
+def test_what_is_kept_is_roots_alone(node: Path) -> None:
+    umask = os.umask(0)
+    try:
+        fill(redis_prepare.DATA)
+        assert clear(redis_prepare.DATA, node / "var/lib/okome/replaced")
+    finally:
+        os.umask(umask)
+    assert (node / "var/lib/okome/replaced").stat().st_mode & 0o777 == 0o700
 
+
+def test_a_copy_that_cp_can_not_make_empties_nothing(tmp_path: Path) -> None:
     data = tmp_path / "redis"
     data.mkdir()
     fill(data)
-    monkeypatch.setattr(subprocess, "run", refuse)
+    (tmp_path / ".replaced.new").write_text("in the way")
     with pytest.raises(subprocess.CalledProcessError):
         copy(data, tmp_path / "replaced")
     assert kept(data) == EVERYTHING
