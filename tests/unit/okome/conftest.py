@@ -1,4 +1,4 @@
-"""A Redis for all tests of this folder that ask for one; each test finds it empty."""
+"""What the library's tests ask for: a Redis that each of them finds empty, caches and budgets over it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
