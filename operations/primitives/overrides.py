@@ -130,7 +130,7 @@ def _over_unit(
             yield Override(other, 0, f"stands in for {unit}", own=True)
             continue
         own = folder in own_folders
-        if root not in SYSTEM or other == path or not (own or folder in _shared_folders(unit)):
+        if root not in SYSTEM or not (own or folder in _shared_folders(unit)):
             continue
         if place.name == name and not whole:
             # Two files with one name: the one in the earlier folder is read, and the other is not.

@@ -1,12 +1,16 @@
 """What of a stranger's files wins over ours, told from the files alone."""
 
+from types import SimpleNamespace
+
 import pytest
 
+import operations.primitives.overrides as module
 from facts.overrides import VENDOR, parse
 from operations.foundation import JOURNALD as JOURNALD_SET
 from operations.foundation import SYSCTL as SYSCTL_SET
-from operations.primitives.config_set import MARK
-from operations.primitives.overrides import Setting, look, overriding, settings
+from operations.primitives.config_set import MARK, ConfigFile
+from operations.primitives.overrides import Setting, look, overriding, prevailing, settings
+from operations.services import redis
 
 UNIT = "redis-server.service"
 ETC = "/etc/systemd/system"
@@ -105,6 +109,7 @@ def test_a_file_may_stand_in_for_the_whole(path: str, own: bool) -> None:
     "path",
     [
         f"/run/systemd/system/{UNIT}.d/zz-okome.conf",
+        "/etc/systemd/system.control/service.d/zz-okome.conf",
         f"{ETC}/nginx.service.d/zzz.conf",
         f"{ETC}/timer.d/zzz.conf",
         f"{ETC}/x.service",
@@ -118,6 +123,8 @@ def test_what_is_hidden_or_about_something_else_does_not_win(path: str) -> None:
 def test_over_a_unit_of_our_own_any_drop_in_wins() -> None:
     whole = {f"{ETC}/okome-probe.service": "[Service]\nRestart=always\n"}
     path = f"{ETC}/okome-probe.service.d/a.conf"
+    (again,) = overriding({path: "[Service]\nRestart=no\n"}, whole)
+    assert str(again) == f"{path}:2 sets Restart of okome-probe.service"
     (one,) = overriding({**whole, path: "[Service]\nUMask=0\n"}, whole)
     assert (str(one), one.own) == (f"{path}:2 sets UMask of okome-probe.service", True)
     assert overriding({path: "[Unit]\nAfter=x\n"}, whole) == ()
@@ -143,6 +150,7 @@ KERNEL = {"/etc/sysctl.d/zz-okome.conf": "net.core.somaxconn = 4096\nnet.ipv4.co
     ("name", "line", "win"),
     [
         ("99-sysctl.conf", "net.core.somaxconn = 128", False),
+        ("zz-okome.conf", "net.core.somaxconn = 128", False),  # hidden by ours, which is in /etc
         ("zzz.conf", "net.core.somaxconn = 128", True),
         ("zzz.conf", "-net/core/somaxconn = 128", True),
         ("zzz.conf", "net.core.* = 128", True),
@@ -206,3 +214,19 @@ def test_lines_of_a_unit() -> None:
 
 def test_a_file_is_its_lines() -> None:
     assert parse(["/a", " x", " ", "  y", "/b", "/c c", " z"]) == {"/a": "x\n\n y\n", "/b": "", "/c c": "z\n"}
+
+
+def test_what_is_ours_to_remove_goes_with_our_set_and_a_copy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = f"{ETC}/{UNIT}.d/override.conf"
+    found = {own: CASE, f"{ETC}/service.d/zzz.conf": "[Service]\nRestart=no\n"}
+    copies: list[tuple[str, ...]] = []
+    monkeypatch.setattr(module, "seen", lambda *_, **__: found)
+    monkeypatch.setattr(module, "host_data", lambda: {"redis_port": 1})
+    monkeypatch.setattr(module, "host", SimpleNamespace(print_prefix=""))
+    monkeypatch.setattr(module, "kept_aside", lambda name, paths: copies.append(paths))
+    config = prevailing(redis.SERVICE, redis.ALIASES)
+    assert config.files == (*redis.SERVICE.files, ConfigFile(own, absent=True))
+    assert copies == [(own,)]
+    found.clear()
+    assert prevailing(redis.SERVICE, redis.ALIASES) == redis.SERVICE
+    assert len(copies) == 1
