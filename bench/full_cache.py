@@ -76,7 +76,10 @@ def measured(client: Client) -> list[Measure]:
     asked = misses = 0
     while asked < 100:
         try:
-            misses += client.ask(f"/assets/immutable/full-{asked * 997 % ENTRIES}?size={ASSET_BYTES}").cache != "HIT"
+            misses += (
+                client.ask(f"/assets/immutable/full-{asked * 997 % ENTRIES}?size={ASSET_BYTES}").cache
+                != "HIT"
+            )
         except ConnectionError:
             time.sleep(0.01)
             continue
