@@ -19,6 +19,7 @@ from group_data import frontends
 from lab import origin
 from node import probe
 from node.probe import JITTER, Health, has_room, status_of
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -51,12 +52,6 @@ class Running:
 
     def message(self) -> str:
         return self.said.get(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def listen(systemd: socket.socket, said: "queue.Queue[str]") -> None:

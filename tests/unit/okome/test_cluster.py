@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from okome import (
     connect_cluster,
 )
 from okome.acl import APPLICATION_COMMANDS, CLUSTER_COMMANDS
+from tests.ports import free_port
 from tests.unit.okome.waiting import joined, told_to_wait
 
 pytestmark = pytest.mark.anyio
@@ -35,21 +35,13 @@ SLOTS = 16384
 SPREAD = ("a", "b", "c")  # namespaces, one on each third of the slots
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def test_the_namespaces_are_spread() -> None:
     assert sorted(3 * key_slot(name.encode()) // SLOTS for name in SPREAD) == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[RedisServer]]:
-    ports, password = free_ports(6), secrets.token_hex(16)
+    ports, password = [free_port() for _ in range(6)], secrets.token_hex(16)
     with ExitStack() as stack:
         nodes = []
         for port, bus in zip(ports[:3], ports[3:], strict=True):

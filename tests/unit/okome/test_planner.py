@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from bench.redis_server import RedisServer
 from okome.openai import DONE
 from okome.planner import main
+from tests.ports import free_port
 
 QUESTION = {
     "model": "rice-7b",
@@ -29,12 +29,6 @@ QUESTION = {
 
 
 SUBJECT = {"user": "ann", "model": "m"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

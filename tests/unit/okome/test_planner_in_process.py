@@ -19,7 +19,8 @@ from okome.gpu import GpuStandIn
 from okome.keys import digest
 from okome.openai import ChatRequest, Message
 from okome.planner import OverBudgetError, Planner, _Job, default_rules
-from tests.unit.okome.test_planner import QUESTION, SUBJECT, free_port
+from tests.ports import free_port
+from tests.unit.okome.test_planner import QUESTION, SUBJECT
 
 
 @pytest.mark.anyio
