@@ -192,6 +192,13 @@ def test_files_of_networkd_that_fit(match: list[str] | None, fits: bool) -> None
     assert networkd_matches(match, "eth0", "02:00:00:00:00:0a") is fits
 
 
+@pytest.mark.parametrize("key", ["MACAddress", "PermanentMACAddress"])
+def test_a_match_by_address(key: str) -> None:
+    assert networkd_matches([f"{key} = 02:00:00:00:00:0A 02:00:00:00:00:0b"], "eth0", "02:00:00:00:00:0a")
+    assert not networkd_matches([f"{key}=02:00:00:00:00:0b"], "eth0", "02:00:00:00:00:0a")
+    assert not networkd_matches([f"{key}=02:00:00:00:00:0b"], "eth0", None)
+
+
 def test_globs_of_interfaces() -> None:
     assert globs("wlan0 eth?", "eth0")
     assert not globs("eth?", "eth10")

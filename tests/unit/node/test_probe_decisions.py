@@ -139,7 +139,7 @@ def test_rise_counts_from_anew_after_a_failure() -> None:
 def disk(monkeypatch: pytest.MonkeyPatch, **values: int) -> None:
     fields = {"bsize": 1, "frsize": 4096, "blocks": 10**9, "bfree": 10**9, "bavail": 25} | values
     statvfs = os.statvfs_result((*fields.values(), 0, 0, 0, 0, 255))
-    monkeypatch.setattr(os, "statvfs", lambda _: statvfs)
+    monkeypatch.setattr(os, "statvfs", {Path("/cache"): statvfs}.__getitem__)
 
 
 @pytest.mark.parametrize(("reserve", "room"), [(102399, True), (102400, True), (102401, False)])
