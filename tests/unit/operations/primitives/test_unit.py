@@ -182,7 +182,8 @@ def test_each_step_is_one_command() -> None:
     assert said(RELOAD[0]) == f"sh -c {shlex.quote(TELL)} sh x.service reload 7 'ask it' 8"
     stamp = said(TOLD["reload"])
     assert stamp == (
-        f"sh -c {shlex.quote(STAMP)} sh /var/lib/okome/applied/x.service.reload /var/lib/okome/former 2 /etc/x/a /etc/x/b /etc/x/c"
+        f"sh -c {shlex.quote(STAMP)} sh /var/lib/okome/applied/x.service.reload /var/lib/okome/former 2"
+        " /etc/x/a /etc/x/b /etc/x/c"
     )
     brings_back = commands("x.service", RELOAD[0], 7, "true", 8).connector_arguments["_stdin"]
     assert '"paths": ["/etc/x/c"]' in str(brings_back).splitlines()[-1]
