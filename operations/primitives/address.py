@@ -10,10 +10,12 @@ from pyinfra.api.exceptions import PyinfraError
 
 from facts.interface import GUARD, GUARD_LIBRARY, GUARD_UNIT, STATE, File, Interface
 from facts.network import LanInterface
+from facts.several import Question
 from operations.primitives.address_file import AddressError, Change, Wanted, change, wanted
 from operations.primitives.address_findings import findings, settled
 from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.primitives.confirmed import Confirmation, ConfirmationError, Guarded, NewFile, request
+from operations.primitives.foretold import foretold, present
 
 ADDRESS = Guarded(
     program=GUARD,
@@ -46,6 +48,11 @@ def guarded(now: Interface) -> bool:
     return now["guard_enabled"] and not guard_differs(now)
 
 
+def _question(interface: str = "", **_: object) -> Question:
+    return Question(LanInterface, {"interface": interface})
+
+
+@foretold(_question)
 @operation()
 def static_address(
     address: str,
@@ -89,7 +96,7 @@ def static_address(
         raise OperationValueError(
             f"confirm_seconds is {confirm_seconds}: a node takes up to {LEAST_SECONDS} s to apply an address."
         )
-    now = host.get_fact(LanInterface, interface=interface)
+    now: Interface = present(_question(interface))
     if problems := findings(now, want, interface):
         raise OperationError(" ".join(problems))
     if not now["pending"] and settled(now, want, change(now, want)) and guarded(now):

@@ -14,7 +14,9 @@ from pyinfra import host
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
 from facts.files import FilesState, FileStates
+from facts.several import Question
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
+from operations.primitives.foretold import foretold, present
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = REPOSITORY / "templates"
@@ -177,6 +179,11 @@ def host_data() -> dict[str, object]:
     return dict(host.data.dict())  # type: ignore[no-untyped-call] # pyinfra's own
 
 
+def _question(config: ConfigSet, **_: object) -> Question:
+    return Question(FileStates, {"paths": config.paths})
+
+
+@foretold(_question)
 @operation()
 def config_set(config: ConfigSet) -> Generator[StringCommand, None, None]:
     """
@@ -195,7 +202,7 @@ def config_set(config: ConfigSet) -> Generator[StringCommand, None, None]:
         config_set(name="Redis configuration", config=REDIS)
     """
     contents = rendered(config, host_data())
-    found = host.get_fact(FileStates, paths=config.paths)
+    found = present(_question(config))
     files = differing(config, contents, found)
     if not files:
         host.noop(f"{', '.join(config.paths)} are as they should be")

@@ -10,7 +10,9 @@ from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
 from facts.packages import FETCHED, FRONTEND, WAIT, Packages, Upgrade
+from facts.several import Question
 from operations.primitives.ask import ask
+from operations.primitives.foretold import foretold, present
 
 # apt's own two locks, on the lists and on the downloads, are not waited for by apt: DPkg::Lock::Timeout is about
 # dpkg's.
@@ -62,6 +64,11 @@ def _repair() -> Generator[StringCommand, None, None]:
     yield _apt_get("--fix-broken install")
 
 
+def _question(names: Sequence[str], **_: object) -> Question:
+    return Question(Packages, {"names": tuple(names), "seconds": host.data.apt_lock_timeout})
+
+
+@foretold(_question)
 @operation()
 def packages(names: Sequence[str]) -> Generator[StringCommand | FunctionCommand, None, None]:
     """
@@ -78,7 +85,7 @@ def packages(names: Sequence[str]) -> Generator[StringCommand | FunctionCommand,
 
         packages(name="Redis", names=["redis-server"])
     """
-    state = host.get_fact(Packages, names=tuple(names), seconds=host.data.apt_lock_timeout)
+    state = present(_question(names))
     missing = [name for name in names if name not in state.installed]
     if not missing and not state.broken:
         host.noop(f"{', '.join(names)} installed")

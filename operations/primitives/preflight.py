@@ -10,6 +10,7 @@ from pyinfra.context import ctx_host
 
 from facts.answer import Answer
 from facts.several import Question, Several
+from operations.primitives.foretold import answered
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def look(looks: Iterable[Look]) -> None:
         refuse(["it did not answer what was asked of it"])  # pyinfra has said why
     known = _seen.setdefault(host.name, [])
     known.extend(zip(questions, answers, strict=True))
+    answered(questions, answers)
     refuse(judged(looks, known))
 
 

@@ -5,9 +5,16 @@ from collections.abc import Generator, Mapping
 from pyinfra import host, logger
 from pyinfra.api import OperationValueError, QuoteString, StringCommand, operation
 
+from facts.several import Question
 from facts.sysctl import Sysctl
+from operations.primitives.foretold import foretold, present
 
 
+def _question(settings: Mapping[str, str], **_: object) -> Question:
+    return Question(Sysctl, {"keys": tuple(settings)})
+
+
+@foretold(_question)
 @operation()
 def sysctl(settings: Mapping[str, str]) -> Generator[StringCommand, None, None]:
     """
@@ -23,7 +30,7 @@ def sysctl(settings: Mapping[str, str]) -> Generator[StringCommand, None, None]:
 
         sysctl(settings={"net.core.somaxconn": "4096"})
     """
-    found = host.get_fact(Sysctl, keys=tuple(settings))
+    found = present(_question(settings))
     if unknown := [key for key in settings if key not in found]:
         raise OperationValueError(f"this kernel has no {', '.join(unknown)}")
     different = [key for key, value in settings.items() if found[key].value != value]

@@ -13,10 +13,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
+from facts.several import Question
 from facts.units import APPLIED, UnitState, UnitStates
 from operations.primitives.ask import ask
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 from operations.primitives.config_set import FORMER, ConfigSet, digest, host_data, rendered, restoration
+from operations.primitives.foretold import foretold, present
 
 KINDS = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".automount", ".slice", ".swap")
 
@@ -276,6 +278,11 @@ def _run_unless(
     return True
 
 
+def _question(unit: str, **_: object) -> Question:
+    return Question(UnitStates, {"units": (canonical(unit),)})
+
+
+@foretold(_question)
 @operation()
 def unit(
     unit: str,
@@ -317,8 +324,7 @@ def unit(
 
         unit(name="redis-server runs", unit="redis-server", restarted_if=REDIS)
     """
-    asked = canonical(unit)
-    state: UnitState = host.get_fact(UnitStates, units=(asked,))[asked]
+    state: UnitState = present(_question(unit))[canonical(unit)]
     name = state.id
     given = {"restart": restarted_if, "reload": reloaded_if}
     sets = {key: (one,) if isinstance(one, ConfigSet) else one for key, one in given.items() if one}

@@ -371,8 +371,7 @@ def test_a_restart_waits_for_a_moment_without_harm(
 
 @pytest.mark.parametrize("asked", [{"masked": True}, {"running": False}, {"running": None}])
 def test_what_should_not_run_is_told_nothing(monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> None:
-    host = SimpleNamespace(get_fact=lambda *_, **__: {"x.service": RUNNING})
-    monkeypatch.setattr(module, "host", host)
+    monkeypatch.setattr(module, "present", lambda _: {"x.service": RUNNING})
     with pytest.raises(OperationError, match="only a unit that should run"):
         list(module.unit._inner("x", restarted_if=CONFIGURATION, **asked))
 
