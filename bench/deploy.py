@@ -48,7 +48,7 @@ NODE = inventory.backends[0][0]
 DELAYS = (0, 5)  # ms
 ROUNDS = 3
 FASTER = 10  # times; the goal
-COMMANDS = 40  # the goal
+COMMANDS = 24  # the goal
 FLOOR_ROUNDS = 5
 # Times an empty deploy: the goals, by host.
 FLOORS = {inventory.backends[0][0]: 2.0, inventory.frontends[0][0]: 2.5}

@@ -21,6 +21,7 @@ from bench.finished import LAB, beside_ours, finished_node, lab, on_node, wrk
 from bench.measure import Measure
 from lab import LabError, machine, orchestrator
 from lab.client import FRONTEND, ORCHESTRATOR, Client
+from lab.orchestrator import PORT as ORCHESTRATOR_PORT
 from operations.services.nginx import ACCESS_LOG
 
 ASSET_BYTES = 16384  # a script or a style sheet, compressed
@@ -46,7 +47,7 @@ SERVERS = STATIC.format(port=FILE, log=ACCESS_LOG, more="") + STATIC.format(
 )
 BAREST_PROXY = f"""
 upstream bench_barest {{
-    server {ORCHESTRATOR}:8000;
+    server {ORCHESTRATOR}:{ORCHESTRATOR_PORT};
     keepalive 8;
     keepalive_timeout 4s;
 }}
@@ -120,7 +121,7 @@ def first_byte(connection: socket.socket) -> float:
 
 def added_to_first_byte(client: Client) -> list[Measure]:
     """The median through CN00 less the median without it, and that beside what the barest proxy there adds."""
-    ways = ((ORCHESTRATOR, 8000), (FRONTEND, 80), (FRONTEND, BAREST))
+    ways = ((ORCHESTRATOR, ORCHESTRATOR_PORT), (FRONTEND, 80), (FRONTEND, BAREST))
     times: list[list[float]] = [[], [], []]
     with beside_ours(client, BAREST_PROXY, (BAREST,)):
         connections = [client.connect(host, port) for host, port in ways]

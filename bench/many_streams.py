@@ -7,12 +7,14 @@ import time
 
 from bench.finished import on_node
 from bench.measure import Measure
+from group_data.frontends import api_rate_per_s
 from lab import LabError
 from lab.client import FRONTEND, ORCHESTRATOR, Client
+from lab.orchestrator import PORT as ORCHESTRATOR_PORT
 
 AT_ONCE = {1: 0.02, 50: 0.1, 500: 0.5}  # streams: seconds between two chunks of each, as a model speaks
 SECONDS = 10  # of chunks that count: those after all streams are open
-OPENED = 0.025  # seconds from one stream to the next; the limit per client is 50 a second
+OPENED = 1.25 / api_rate_per_s  # seconds from one stream to the next: below the limit per client
 PROPORTIONAL = "pgrep -f 'nginx: worker' | sed 's:.*:/proc/&/smaps_rollup:' | xargs grep -h ^Pss:"
 
 
@@ -66,7 +68,7 @@ def measured(client: Client) -> list[Measure]:
     memory = 0.0
     for streams in AT_ONCE:
         before = workers_kb()
-        direct, _memory = lateness(client, ORCHESTRATOR, 8000, streams)
+        direct, _memory = lateness(client, ORCHESTRATOR, ORCHESTRATOR_PORT, streams)
         through, after = lateness(client, FRONTEND, 80, streams)
         memory = (after - before) / streams
         for name, percent in (("p50", 50), ("p99", 99)):

@@ -63,9 +63,9 @@ async def everything(url: str, folder: Path) -> None:
         assert decision.lease is not None
         assert await budgets.start(decision.lease)
         await budgets.commit(decision.lease, {"tokens": actual})
-    hasty = Budgets(client, rules=rules, ledger=ledger, lease_ttl=0.05, retention=0.01, redis_timeout=30)
+    hasty = Budgets(client, rules=rules, ledger=ledger, lease_ttl=1, retention=0.01, redis_timeout=30)
     await hasty.reserve({"u": "bob"}, {"tokens": 10})
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(1.5)
     await hasty.reserve({"u": "bob"}, {"tokens": 10})  # sweeps the first, which has expired
     await budgets.initialise()
     await hasty.aclose()
