@@ -1,7 +1,12 @@
-"""Debian packages: installed, and upgraded, on a node whose apt somebody else may be using just now."""
+"""Debian packages: installed, and upgraded, on a node whose apt somebody else may be using just now.
+
+What has to be done is decided by `installation` and `upgrading`, from what dpkg and apt say; the operations only
+render it.
+"""
 
 import re
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, QuoteString, StringCommand, operation
@@ -9,7 +14,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
-from facts.packages import FETCHED, FRONTEND, WAIT, Packages, Upgrade
+from facts.packages import FETCHED, FRONTEND, WAIT, Packages, PackageState, Upgrade, UpgradeState
 from facts.several import Question
 from operations.primitives.ask import ask
 from operations.primitives.foretold import foretold, present
@@ -21,16 +26,63 @@ LISTS, DOWNLOADS = "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"
 FRESH = 3600
 
 
-def _free(*locks: str) -> StringCommand:
-    return StringCommand("python3", "-c", QuoteString(WAIT), str(host.data.apt_lock_timeout), *locks)
+@dataclass(frozen=True)
+class Configure:
+    """What dpkg unpacked is configured."""
 
 
-def _apt_get(*words: str) -> StringCommand:
-    """apt-get, once no other apt is at work. What it does with configuration files and how long it waits for
-    dpkg is said in our file in /etc/apt/apt.conf.d, which every deploy brings first."""
-    return StringCommand(
-        _free(LISTS, DOWNLOADS), "&&", "DEBIAN_FRONTEND=noninteractive apt-get -q -y", *words
-    )
+@dataclass(frozen=True)
+class Fetch:
+    """The package lists are fetched."""
+
+
+@dataclass(frozen=True)
+class AptGet:
+    """apt-get with these words. What it does with configuration files and how long it waits for dpkg is said in our
+    file in /etc/apt/apt.conf.d, which every deploy brings first."""
+
+    words: tuple[str, ...]
+
+
+Step = Configure | Fetch | AptGet
+# What a power cut in the middle of dpkg asks for.
+REPAIR = (Configure(), AptGet(("--fix-broken", "install")))
+
+
+def installation(names: Iterable[str], state: PackageState) -> tuple[Step, ...]:
+    """What is to be done so that these packages are there; nothing if they are, and dpkg is whole."""
+    missing = tuple(name for name in names if name not in state.installed)
+    install = (Fetch(), AptGet(("--no-install-recommends", "install", *missing))) if missing else ()
+    return (*(REPAIR if state.broken else ()), *install)
+
+
+def upgrading(broken: bool, state: UpgradeState) -> tuple[Step, ...]:
+    """What is to be done so that no package can be upgraded; `broken`: dpkg was interrupted half way."""
+    stale = state.age is None or not 0 <= state.age <= FRESH  # its clock may have been wrong
+    if not (broken or stale or state.upgradable):
+        return ()
+    return (*(REPAIR if broken else ()), Fetch(), AptGet(("--with-new-pkgs", "upgrade")))
+
+
+def command(step: Step, seconds: int) -> StringCommand | FunctionCommand:
+    """The command of one step, once no other apt is at work: `seconds` is how long it waits for that."""
+    match step:
+        case Configure():
+            configure = "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a"
+            return StringCommand(_free(seconds, FRONTEND), "&&", configure)
+        case Fetch():
+            return FunctionCommand(_fetch, (), {})
+        case AptGet(words):
+            return _apt_get(seconds, *words)
+
+
+def _free(seconds: int, *locks: str) -> StringCommand:
+    return StringCommand("python3", "-c", QuoteString(WAIT), str(seconds), *locks)
+
+
+def _apt_get(seconds: int, *words: str) -> StringCommand:
+    apt_get = "DEBIAN_FRONTEND=noninteractive apt-get -q -y"
+    return StringCommand(_free(seconds, LISTS, DOWNLOADS), "&&", apt_get, *words)
 
 
 def complaints(said: Iterable[str]) -> list[str]:
@@ -47,7 +99,8 @@ def reached(said: Iterable[str]) -> bool:
 def _fetch(state: State, host: Host) -> bool:
     """The package lists. A repository that is away, expired or not signed is warned of: whether what is wanted can be
     had without it is seen when that is installed. Not so if all are away."""
-    done, output = ask(host, StringCommand(_apt_get("-o APT::Update::Error-Mode=any update"), "2>&1"))
+    update = _apt_get(host.data.apt_lock_timeout, "-o APT::Update::Error-Mode=any update")
+    done, output = ask(host, StringCommand(update, "2>&1"))
     if not done and not reached(output.stdout_lines):
         print_host_combined_output(host, output)
         return False
@@ -55,13 +108,6 @@ def _fetch(state: State, host: Host) -> bool:
         logger.warning(f"{host.print_prefix}apt leaves out a repository: {complaint}")
     marked, _ = ask(host, StringCommand(f"mkdir -p {FETCHED.rpartition('/')[0]} && touch {FETCHED}"))
     return marked
-
-
-def _repair() -> Generator[StringCommand, None, None]:
-    """What a power cut in the middle of dpkg asks for."""
-    configure = "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure -a"
-    yield StringCommand(_free(FRONTEND), "&&", configure)
-    yield _apt_get("--fix-broken install")
 
 
 def _question(names: Sequence[str], **_: object) -> Question:
@@ -85,16 +131,11 @@ def packages(names: Sequence[str]) -> Generator[StringCommand | FunctionCommand,
 
         packages(name="Redis", names=["redis-server"])
     """
-    state = present(_question(names))
-    missing = [name for name in names if name not in state.installed]
-    if not missing and not state.broken:
+    found = installation(names, present(_question(names)))
+    if not found:
         host.noop(f"{', '.join(names)} installed")
-        return
-    if state.broken:
-        yield from _repair()
-    if missing:
-        yield FunctionCommand(_fetch, (), {})
-        yield _apt_get("--no-install-recommends install", *missing)
+    for step in found:
+        yield command(step, host.data.apt_lock_timeout)
 
 
 @operation()
@@ -111,12 +152,8 @@ def upgrade() -> Generator[StringCommand | FunctionCommand, None, None]:
         upgrade(name="Packages are up to date")
     """
     broken = host.get_fact(Packages, names=("dpkg",), seconds=host.data.apt_lock_timeout).broken
-    state = host.get_fact(Upgrade)
-    stale = state.age is None or not 0 <= state.age <= FRESH  # its clock may have been wrong
-    if not (broken or stale or state.upgradable):
+    found = upgrading(broken, host.get_fact(Upgrade))
+    if not found:
         host.noop("no package is to be upgraded")
-        return
-    if broken:
-        yield from _repair()
-    yield FunctionCommand(_fetch, (), {})
-    yield _apt_get("--with-new-pkgs upgrade")
+    for step in found:
+        yield command(step, host.data.apt_lock_timeout)

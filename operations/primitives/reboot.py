@@ -20,6 +20,17 @@ from operations.primitives.ask import ask
 MARK = "/run/okome-before-reboot"
 
 
+def steps(reason: str | None, patience: int) -> tuple[StringCommand | FunctionCommand, ...]:
+    """What is to be done to a node that has this reason for a reboot, or none. `patience`: seconds."""
+    if reason is None:
+        return ()
+    # Later, so that the command itself comes to its end.
+    return (
+        StringCommand(f"touch {MARK} && systemd-run --quiet --on-active=1 systemctl reboot"),
+        FunctionCommand(_wait, (patience,), {}),
+    )
+
+
 @operation()
 def reboot_if_required(patience: int = 300) -> Generator[StringCommand | FunctionCommand, None, None]:
     """
@@ -36,10 +47,9 @@ def reboot_if_required(patience: int = 300) -> Generator[StringCommand | Functio
     reason = host.get_fact(Upgrade).reboot
     if reason is None:
         host.noop("no reboot is required")
-        return
-    logger.info(f"{host.print_prefix}reboot: {reason}")
-    yield StringCommand(f"touch {MARK} && systemd-run --quiet --on-active=1 systemctl reboot")
-    yield FunctionCommand(_wait, (patience,), {})
+    else:
+        logger.info(f"{host.print_prefix}reboot: {reason}")
+    yield from steps(reason, patience)
 
 
 def _wait(state: State, host: Host, patience: int) -> bool:

@@ -166,6 +166,11 @@ def configuration(wanted: str, total: int, passwords: Mapping[str, str]) -> Conf
     )
 
 
+def stopping(state: UnitState) -> tuple[StringCommand, ...]:
+    """What stops this unit, once it has saved; nothing if nothing of it runs."""
+    return () if state.active in ("inactive", "failed") else (shell(STOP, UNIT, str(STOP_S)),)
+
+
 @operation()
 def saved_and_stopped() -> Generator[StringCommand, None, None]:
     """
@@ -177,8 +182,7 @@ def saved_and_stopped() -> Generator[StringCommand, None, None]:
 
         saved_and_stopped(name="Another Redis saves and stops")
     """
-    state: UnitState = host.get_fact(UnitStates, units=(UNIT,))[UNIT]
-    if state.active in ("inactive", "failed"):
+    found = stopping(host.get_fact(UnitStates, units=(UNIT,))[UNIT])
+    if not found:
         host.noop("no other Redis runs")
-        return
-    yield shell(STOP, UNIT, str(STOP_S))
+    yield from found

@@ -1,14 +1,111 @@
-"""What apt says of repositories, and who is waited for."""
+"""What is done to packages, what apt says of repositories, and who is waited for."""
 
 import fcntl
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyinfra.api import FunctionCommand, StringCommand
 
-from facts.packages import FRONTEND, WAIT, Packages, PackageState
-from operations.primitives.packages import complaints, reached
+import operations.primitives.packages as module
+from facts.packages import FRONTEND, WAIT, Packages, PackageState, UpgradeState
+from operations.primitives.packages import (
+    AptGet,
+    Configure,
+    Fetch,
+    Step,
+    command,
+    complaints,
+    installation,
+    reached,
+    upgrading,
+)
+
+REPAIR = (Configure(), AptGet(("--fix-broken", "install")))
+UPGRADE = (Fetch(), AptGet(("--with-new-pkgs", "upgrade")))
+
+
+def install(*names: str) -> tuple[Step, ...]:
+    return Fetch(), AptGet(("--no-install-recommends", "install", *names))
+
+
+@pytest.mark.parametrize(
+    ("installed", "broken", "expected"),
+    [
+        ("a b", False, ()),
+        ("a b", True, REPAIR),
+        ("a", False, install("b")),
+        ("b other", False, install("a")),
+        ("", False, install("a", "b")),
+        ("", True, (*REPAIR, *install("a", "b"))),  # apt-get installs nothing beside what is half done
+    ],
+)
+def test_what_is_done_so_that_packages_are_there(
+    installed: str, broken: bool, expected: tuple[Step, ...]
+) -> None:
+    assert installation(["a", "b"], PackageState(frozenset(installed.split()), broken)) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "upgradable", "broken", "expected"),
+    [
+        (0, (), False, ()),
+        (3600, (), False, ()),
+        (3601, (), False, UPGRADE),
+        (-1, (), False, UPGRADE),  # fetched tomorrow
+        (None, (), False, UPGRADE),  # never
+        (60, ("libc6",), False, UPGRADE),
+        (60, (), True, (*REPAIR, *UPGRADE)),
+        (None, ("libc6",), True, (*REPAIR, *UPGRADE)),
+    ],
+)
+def test_what_is_done_so_that_nothing_can_be_upgraded(
+    age: int | None, upgradable: tuple[str, ...], broken: bool, expected: tuple[Step, ...]
+) -> None:
+    assert upgrading(broken, UpgradeState(upgradable, age, "the kernel is newer")) == expected
+
+
+def said(step: Step) -> str:
+    rendered = command(step, 7)
+    assert isinstance(rendered, StringCommand)
+    return rendered.get_raw_value()
+
+
+def test_each_step_is_one_command_that_waits_first() -> None:
+    wait = f"python3 -c {shlex.quote(WAIT)} 7"
+    assert said(Configure()) == (
+        f"{wait} /var/lib/dpkg/lock-frontend && DEBIAN_FRONTEND=noninteractive"
+        " dpkg --force-confdef --force-confold --configure -a"
+    )
+    assert said(AptGet(("--fix-broken", "install"))) == (
+        f"{wait} /var/lib/apt/lists/lock /var/cache/apt/archives/lock && DEBIAN_FRONTEND=noninteractive"
+        " apt-get -q -y --fix-broken install"
+    )
+    fetch = command(Fetch(), 7)
+    assert isinstance(fetch, FunctionCommand)
+    assert fetch.function is module._fetch
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_operations_do_what_was_decided(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """`whole`: there is nothing to do."""
+    noops, waits = list[str](), SimpleNamespace(apt_lock_timeout=7)
+    found = PackageState(frozenset("a"), broken=not whole)
+    upgrade = UpgradeState((), 60, None)
+    node: Any = SimpleNamespace(data=waits, noop=noops.append)
+    node.get_fact = lambda fact, **_: found if fact is Packages else upgrade
+    monkeypatch.setattr(module, "host", node)
+    monkeypatch.setattr(module, "present", lambda _: found)
+    installed = [command(step, 7) for step in installation(["a"], found)]
+    assert list(module.packages._inner(["a"])) == installed
+    upgraded = [command(step, 7) for step in upgrading(not whole, upgrade)]
+    assert list(module.upgrade._inner()) == upgraded
+    assert noops == (["a installed", "no package is to be upgraded"] if whole else [])
+
 
 # Recorded on a node of the lab.
 UNSIGNED = """Get:1 file:/srv/third ./ InRelease

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pwd
 import runpy
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,17 +22,20 @@ from redis.retry import Retry
 from facts.memory import MemoryTotal
 from facts.redis import Redis, RedisState, parse
 from facts.several import Question
+from facts.units import UnitState
 from node import redis_prepare
 from operations.primitives.checkers import CHECKERS
 from operations.primitives.config_set import TEMPLATES, ConfigFile, render
 from operations.services.redis import (
     FILES,
+    STOP,
     asked,
     configuration,
     findings,
     first_contact,
     look,
     maxmemory,
+    stopping,
     unfit,
 )
 
@@ -413,3 +417,21 @@ def test_the_administrator_finds_a_cache_and_nothing_else(server: Path) -> None:
         "logfile": "",
     }
     assert {key: settings[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("active", "stops"),
+    [
+        ("active", True),
+        ("activating", True),
+        ("deactivating", True),  # it may be unable to save, and go on
+        ("reloading", True),
+        ("inactive", False),
+        ("failed", False),
+    ],
+)
+def test_another_redis_is_stopped_unless_none_runs(active: str, stops: bool) -> None:
+    found = stopping(UnitState("redis-server.service", "loaded", active, "enabled", need_daemon_reload=False))
+    assert [one.get_raw_value() for one in found] == (
+        [f"sh -c {shlex.quote(STOP)} sh redis-server.service 600"] if stops else []
+    )
