@@ -2,11 +2,11 @@
 
 from pyinfra import host
 
-from operations.foundation import APT
 from operations.primitives.config_set import config_set
 from operations.primitives.connection import explain_lost_connections
 from operations.primitives.packages import upgrade
 from operations.primitives.reboot import no_failed_units, reboot_if_required
+from operations.services.apt import APT
 
 explain_lost_connections()
 config_set(name="apt keeps configuration files and waits for its lock", config=APT)

@@ -17,24 +17,13 @@ from operations.primitives.packages import packages
 from operations.primitives.preflight import seen
 from operations.primitives.sysctl import sysctl
 from operations.primitives.unit import unit
+from operations.services.apt import APT
 from operations.services.cloud_init import cloud_init
 from operations.services.config_txt import config_txt, with_gpu_memory
 from operations.services.fstab import hardened
 from operations.services.hosts import named
-
-# What is absent is what they were called: of what others set, the file whose name sorts last wins.
-APT = ConfigSet(
-    (ConfigFile("/etc/apt/apt.conf.d/zz-okome"), ConfigFile("/etc/apt/apt.conf.d/80okome", absent=True))
-)
-JOURNALD = ConfigSet(
-    (
-        ConfigFile("/etc/systemd/journald.conf.d/zz-okome.conf"),
-        ConfigFile("/etc/systemd/journald.conf.d/90-okome.conf", absent=True),
-    )
-)
-SYSCTL = ConfigSet(
-    (ConfigFile("/etc/sysctl.d/zz-okome.conf"), ConfigFile("/etc/sysctl.d/90-okome.conf", absent=True))
-)
+from operations.services.journal import JOURNALD
+from operations.services.kernel import SYSCTL
 
 
 @deploy("Foundation")

@@ -6,12 +6,14 @@ from facts.config_txt import ConfigTxt
 from facts.identity import Identity
 from facts.machine import Machine
 from facts.several import Question
-from operations.foundation import APT, JOURNALD, SYSCTL
 from operations.primitives import overrides
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
 from operations.services import address, exporters, machine, nginx, nginx_strangers, redis
+from operations.services.apt import APT
 from operations.services.hit_ratio import HIT_RATIO
+from operations.services.journal import JOURNALD
+from operations.services.kernel import SYSCTL
 from operations.services.probe import PROBE
 
 

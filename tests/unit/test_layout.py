@@ -27,6 +27,7 @@ ARROWS = {
     "bench": {"inventory", "group_data", "operations", "lab", "okome"},
 }
 ROOMS = {*ARROWS, "inventory", "tests"}
+FLOORS = ["primitives", "services"]
 # What names no address, host or user of the tier.
 NAMELESS = ("lab", "operations", "facts", "node", "console", "bench")
 
@@ -45,6 +46,24 @@ def test_arrows_run_one_way(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         others = ROOMS & set(imported(ast.parse(path.read_text()))) - {room}
         assert others <= ARROWS[room], f"{path.relative_to(ROOT)} imports {others - ARROWS[room]}"
+
+
+def inner(path: Path) -> Iterator[str]:
+    """The floors of operations that a module of it imports from."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "operations":
+            floor = (node.module or "").split(".")[1:2]
+            yield from (f if f in FLOORS else "phases" for f in floor or [one.name for one in node.names])
+
+
+@pytest.mark.parametrize("floor", [*FLOORS, "phases"])
+def test_phases_stand_on_services_and_these_on_primitives(floor: str) -> None:
+    """No phase owns what another one needs."""
+    modules = list((ROOT / "operations" / ("" if floor == "phases" else floor)).glob("*.py"))
+    assert modules
+    allowed = {*FLOORS[: FLOORS.index(floor) + 1]} if floor in FLOORS else {*FLOORS}
+    for path in modules:
+        assert set(inner(path)) <= allowed, path.relative_to(ROOT)
 
 
 def without_docstrings(text: str) -> str:
