@@ -58,8 +58,9 @@ def inner(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("floor", [*FLOORS, "phases"])
 def test_phases_stand_on_services_and_these_on_primitives(floor: str) -> None:
-    """No phase owns what another one needs."""
+    """No phase owns what another one needs; their order knows them all."""
     modules = list((ROOT / "operations" / ("" if floor == "phases" else floor)).glob("*.py"))
+    modules = [path for path in modules if path.name != "roles.py"]
     assert modules
     allowed = {*FLOORS[: FLOORS.index(floor) + 1]} if floor in FLOORS else {*FLOORS}
     for path in modules:

@@ -6,11 +6,11 @@ import pytest
 
 import operations.primitives.overrides as module
 from facts.overrides import VENDOR, parse
-from operations.foundation import JOURNALD as JOURNALD_SET
-from operations.foundation import SYSCTL as SYSCTL_SET
 from operations.primitives.config_set import MARK, ConfigFile
 from operations.primitives.overrides import Setting, look, overriding, prevailing, settings
 from operations.services import redis
+from operations.services.journal import JOURNALD as JOURNALD_SET
+from operations.services.kernel import SYSCTL as SYSCTL_SET
 
 UNIT = "redis-server.service"
 ETC = "/etc/systemd/system"
