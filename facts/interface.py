@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 # The one file that is ours, for each way of configuring an interface.
 NETWORKMANAGER = "/etc/NetworkManager/system-connections/okome-lan.nmconnection"
 NETPLAN = "/etc/netplan/90-okome.yaml"
+NETPLAN_HIDES = NETPLAN.replace("/etc/", "/run/")  # netplan would read this one instead
 NETWORKD = "/etc/systemd/network/00-okome-lan.network"
 DHCPCD = "/etc/dhcpcd.conf"
 GUARD = "/usr/local/lib/okome/address_guard.py"
@@ -94,7 +95,7 @@ class Interface(TypedDict):
     network: str
     # systemd-networkd's files, of those with the same name the one that it reads.
     networks: list[NetworkFile]
-    # Drop-ins of our own file of systemd-networkd.
+    # What would change our own file: its drop-ins of systemd-networkd, the one that hides it from netplan.
     drop_ins: list[str]
     addresses: list[Address]
     gateway: str | None
@@ -104,7 +105,8 @@ class Interface(TypedDict):
     guard_enabled: bool
     # The content of dhcpcd.conf, where dhcpcd is in charge (bytes as surrogateescape).
     dhcpcd_conf: str
-    # netplan's other files that define `netplan`: path -> what they set; of most settings the name only.
+    # netplan's other files that define `netplan`, in netplan's order: path -> what they set; of most settings the
+    # name only. Those in /run are gone after a boot.
     definitions: dict[str, dict[str, Any]]
     # The change of the address that waits for its confirmation: the request to node/guard.py.
     pending: dict[str, Any] | None
@@ -113,11 +115,15 @@ class Interface(TypedDict):
 # --- the question ------------------------------------------------------------------------------------------
 
 # netplan's files hold passwords, so only what is about addresses leaves the node with its value: one line for
-# each file and definition, [path, id, {setting: value or null}]. netplan brings python3-yaml.
-_NETPLAN = """
-import glob, json, yaml
+# each file and definition, [path, id, {setting: value or null}], in netplan's order: by name, whatever the
+# folder. What /etc hides of /lib is not told, what /run hides is: /run is gone after a boot. netplan brings
+# python3-yaml.
+NETPLAN_PROGRAM = """
+import glob, json, os, yaml
 told = ("addresses", "gateway4", "routes", "nameservers", "dhcp4")
-for path in sorted(glob.glob("/lib/netplan/*.yaml") + glob.glob("/etc/netplan/*.yaml")):
+lib, etc, run = (glob.glob(folder + "/netplan/*.yaml") for folder in ("/lib", "/etc", "/run"))
+lasting = {os.path.basename(path): path for path in lib + etc}
+for path in sorted([*lasting.values(), *run], key=os.path.basename):
     with open(path) as file:
         network = (yaml.safe_load(file) or {}).get("network") or {}
     for kind in network.values():
@@ -193,10 +199,11 @@ if systemctl is-active -q dhcpcd || systemctl is-enabled -q dhcpcd 2>/dev/null; 
 fi
 if command -v ifquery >/dev/null && {{ ifquery --state "$interface" >/dev/null 2>&1 ||
   ifquery --list 2>/dev/null | grep -qxF "$interface"; }}; then echo ::ifupdown; fi
-if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml 2>/dev/null)" ]; then
+if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml /run/netplan/*.yaml 2>/dev/null)" ]; then
   echo ::netplan; python3 - <<'END'
-{_NETPLAN}
+{NETPLAN_PROGRAM}
 END
+  ! test -e {NETPLAN_HIDES} || echo "::drop-in {NETPLAN_HIDES}"
 fi
 for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD_LIBRARY} {GUARD} {GUARD_UNIT}; do
   ! test -e "$path" || {{ echo "::file $path"; stat -c '%a %U' "$path"; sha256sum <"$path"; }}

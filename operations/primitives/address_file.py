@@ -173,6 +173,11 @@ network:
 """
 
 
+def lasting(definitions: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of netplan's files that are still there after a boot."""
+    return {path: settings for path, settings in definitions.items() if not path.startswith("/run/")}
+
+
 def merged(definitions: dict[str, dict[str, Any]]) -> tuple[list[str], list[str], list[str]]:
     """The addresses, default gateways and name servers (IPv4 alone) that netplan's other files give."""
     addresses: list[str] = []
@@ -260,7 +265,7 @@ def change(now: Interface, want: Wanted) -> Change:
     """The file that gives this interface its address; AddressError where no manager could use one."""
     interface, manager, netplan = now["interface"] or "", now["manager"], now["netplan"]
     if netplan:
-        content = netplan_file(want, netplan, now["definitions"], manager)
+        content = netplan_file(want, netplan, lasting(now["definitions"]), manager)
         return Change(NETPLAN, "600", content.encode(), now["connection"] and now["connection"]["uuid"])
     if manager == "NetworkManager":
         text = networkmanager_file(want, interface, now["profile"])

@@ -1,8 +1,9 @@
 """What stands against a static address, known by looking: all of it, one sentence each with what to do."""
 
 import re
+from typing import Any
 
-from facts.interface import NETPLAN, NETWORKD, UNITS, File, Interface, networkd_matches
+from facts.interface import NETPLAN, NETPLAN_HIDES, NETWORKD, UNITS, File, Interface, networkd_matches
 from operations.primitives.address_file import (
     KEPT,
     NOTES,
@@ -13,12 +14,15 @@ from operations.primitives.address_file import (
     is_default,
     is_ipv4,
     key_of,
+    lasting,
     merged,
     value_of,
 )
 
 # What `ip -details` calls the links that carry an address as hardware does: those of a container.
 LIKE_HARDWARE = (None, "veth", "macvlan", "ipvlan")
+# What in a later file of netplan may take our definition to another interface, to another manager or out of effect.
+OVERRULING = ("activation-mode", "match", "networkmanager", "renderer", "set-name")
 
 
 def findings(now: Interface, want: Wanted, given: str = "") -> list[str]:
@@ -62,6 +66,7 @@ def findings(now: Interface, want: Wanted, given: str = "") -> list[str]:
         )
     if now["netplan"]:
         found += contradictions(now, want, now["netplan"])
+        found += overruled(now, now["netplan"])
     if manager == "NetworkManager":
         found += outranked(now, interface)
         found += [] if now["netplan"] else lost(now)
@@ -84,7 +89,7 @@ def contradictions(now: Interface, want: Wanted, identity: str) -> list[str]:
     """netplan appends to lists: what is there and not wanted would stay."""
     found = []
     for path, settings in now["definitions"].items():
-        addresses, gateways, _ = merged({path: settings})
+        addresses, gateways, servers = merged({path: settings})
         if [one for one in addresses if one != str(want.address)]:
             found.append(
                 f"{path} already sets addresses for {identity}, and netplan would add to that instead of"
@@ -95,7 +100,36 @@ def contradictions(now: Interface, want: Wanted, identity: str) -> list[str]:
                 f"{path} already sets routes for {identity}, a default route among them, and netplan would add"
                 " to that instead of replacing it: remove it there first."
             )
+        if foreign := [one for one in servers if one not in map(str, want.dns)]:
+            found.append(
+                f"{path} already sets the name server {foreign[0]} for {identity}, and netplan would add to that"
+                " instead of replacing it: remove it there first, or name it in lan_dns."
+            )
     return found
+
+
+def overruled(now: Interface, identity: str) -> list[str]:
+    """netplan merges its files by name, whatever their folder: of what is no list the last one counts."""
+    ours = NETPLAN.rpartition("/")[2]
+    found = [
+        f"netplan reads {path} instead of our file of that name: remove it."
+        for path in now["drop_ins"]
+        if path == NETPLAN_HIDES
+    ]
+    for path, settings in now["definitions"].items():
+        said = ["dhcp4: true"] if leases(settings) else []
+        said += [setting for setting in OVERRULING if setting in settings]
+        if said and path.rpartition("/")[2] > ours:
+            found.append(
+                f"netplan reads {path} after ours ({ours}), and it sets {' and '.join(said)} for {identity}:"
+                " remove that there, or give the file a name that sorts before."
+            )
+    return found
+
+
+def leases(settings: dict[str, Any]) -> bool:
+    """Whether the definition asks for a lease, in one of netplan's words for it."""
+    return str(settings.get("dhcp4")).lower() in ("true", "yes", "on", "y")
 
 
 def outranked(now: Interface, interface: str) -> list[str]:
@@ -133,7 +167,11 @@ def preceded(now: Interface, interface: str) -> list[str]:
         for one in now["networks"]
         if one["path"].rpartition("/")[2] < ours and networkd_matches(one["match"], interface, now["mac"])
     ]
-    return found + [f"{path} would change what our file says: remove it." for path in now["drop_ins"]]
+    return found + [
+        f"{path} would change what our file says: remove it."
+        for path in now["drop_ins"]
+        if path != NETPLAN_HIDES
+    ]
 
 
 # --- whether it is there -----------------------------------------------------------------------------------
@@ -163,6 +201,10 @@ def right_as_it_is(now: Interface, want: Wanted) -> bool:
     """Whether somebody else's netplan file gives exactly this address: what netplan made of it says so, the
     name servers too, if it names any."""
     if not now["netplan"] or NETPLAN in now["files"]:
+        return False
+    # What netplan made of its files is older than they are, and what it read in /run is gone after a boot.
+    said_last = [one for one in now["definitions"].values() if one.get("dhcp4") is not None][-1:]
+    if any(map(leases, said_last)) or lasting(now["definitions"]) != now["definitions"]:
         return False
     addresses, gateways, servers = said(now)
     own = re.findall(r"(?m)^autoconnect-priority=(-?\d+)$", now["profile"]) or ["0"]

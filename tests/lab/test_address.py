@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from facts.interface import NETPLAN_HIDES
 from tests.conftest import AS_ROOT
 from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
@@ -257,10 +258,20 @@ def test_a_broken_file_of_netplan_is_left_to_its_owner(node: Node) -> None:
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
 def test_addresses_in_another_file_of_netplan_are_refused(node: Node) -> None:
     before, other = node.state(), "/etc/netplan/60-somebody.yaml"
+    later, passing = "/etc/netplan/99-somebody.yaml", "/run/netplan/99-somebody.yaml"
     text = "network: {version: 2, ethernets: {wired: {addresses: [192.168.86.40/24]}}}"
-    node.lab.execute("sh", "-c", f"umask 077; echo '{text}' > {other}")
-    assert f"{other} already sets addresses for wired" in node.refused(node.leased)
-    node.lab.execute("rm", other)
+    lease = "network: {version: 2, ethernets: {wired: {dhcp4: true}}}"
+    node.lab.execute(
+        "sh", "-c",
+        f"umask 077; mkdir -p /run/netplan; echo '{text}' > {other}; echo '{lease}' > {later};"
+        f" cp {later} {passing}; echo 'network: {{version: 2}}' > {NETPLAN_HIDES}",
+    )  # fmt: skip
+    said = node.refused(node.leased)
+    assert f"{other} already sets addresses for wired" in said
+    for path in (later, passing):
+        assert f"netplan reads {path} after ours (90-okome.yaml), and it sets dhcp4: true for wired" in said
+    assert f"netplan reads {NETPLAN_HIDES} instead of our file of that name" in said
+    node.lab.execute("rm", other, later, passing, NETPLAN_HIDES)
     assert node.state() == before
 
 

@@ -2,11 +2,15 @@
 
 import base64
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from facts.interface import (
+    NETPLAN_PROGRAM,
     NETWORKMANAGER,
     Profile,
     dhcpcd_takes,
@@ -43,6 +47,29 @@ def test_netplan_is_behind_what_is_in_charge_or_not_at_all() -> None:
     assert parse(["::interface", "eth0", *networkd])["netplan"] == "lan"
     managed = ["::interface", "eth0", "::networkmanager", "30 (disconnected)", ""]
     assert parse([*managed, *networkd])["netplan"] is None
+
+
+def test_netplans_files_in_netplans_order_as_they_are_after_a_boot(tmp_path: Path) -> None:
+    there = ("lib/50-a", "lib/70-c", "etc/60-b", "etc/50-a", "run/50-a", "run/90-okome", "etc/90-okome")
+    for name in there:
+        file = tmp_path / name.replace("/", "/netplan/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".yaml").write_text(
+            "network: {ethernets: {wired: {dhcp4: true, auth: {password: p}}}}"
+        )
+    program = NETPLAN_PROGRAM
+    for folder in ("lib", "etc", "run"):
+        program = program.replace(f'"/{folder}"', f'"{tmp_path}/{folder}"')
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    lines = [json.loads(line.replace(str(tmp_path), "")) for line in told.splitlines()]
+    assert [path for path, *_ in lines] == [
+        f"/{folder}/netplan/{name}.yaml"
+        for folder, name in (
+            ("etc", "50-a"), ("run", "50-a"), ("etc", "60-b"), ("lib", "70-c"),
+            ("etc", "90-okome"), ("run", "90-okome"),
+        )
+    ]  # fmt: skip
+    assert lines[0][1:] == ["wired", {"auth": None, "dhcp4": True}]
 
 
 @pytest.mark.parametrize(

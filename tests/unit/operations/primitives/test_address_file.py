@@ -274,6 +274,9 @@ def test_netplan_gets_what_its_other_files_lack() -> None:
         "      nameservers: {addresses: [192.168.86.1]}",
         '      networkmanager: {passthrough: {connection.autoconnect-priority: "999"}}',
     ]
+    # What /run gives is gone after a boot.
+    passing = interface(netplan="wired", definitions={"/run/netplan/50.yaml": there})
+    assert change(passing, WANT).content == change(interface(netplan="wired"), WANT).content
 
 
 # Of what a profile may hold: our own keys in odd places included.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from facts.interface import NETPLAN, NETWORKD, NETWORKMANAGER, Interface
+from facts.interface import NETPLAN, NETPLAN_HIDES, NETWORKD, NETWORKMANAGER, Interface
 from operations.primitives.address_findings import findings, settled
 from tests.unit.operations.primitives.test_address_file import TARGET, WANT, interface, moved
 
@@ -27,8 +27,8 @@ def reads(path: str, *match: str) -> Interface:
     return networkd(networks=[{"path": path, "match": ["[Match]", *match]}])
 
 
-def in_netplan(**settings: Any) -> Interface:
-    return interface(netplan="wired", definitions={"/etc/netplan/50.yaml": settings})
+def in_netplan(path: str = "/etc/netplan/50.yaml", **settings: Any) -> Interface:
+    return interface(netplan="wired", definitions={path: settings})
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,27 @@ def in_netplan(**settings: Any) -> Interface:
         (
             in_netplan(routes=[{"to": "default", "via": "192.168.86.2"}]),
             "/etc/netplan/50.yaml already sets routes for wired",
+        ),
+        (
+            in_netplan(nameservers={"addresses": ["9.9.9.9", "8.8.8.8"]}),
+            "/etc/netplan/50.yaml already sets the name server 8.8.8.8 for wired",
+        ),
+        (
+            in_netplan("/etc/netplan/99-x.yaml", dhcp4=True),
+            r"reads /etc/netplan/99-x.yaml after ours \(90-okome.yaml\), and it sets dhcp4: true for wired",
+        ),
+        (in_netplan("/run/netplan/99-x.yaml", dhcp4="y"), "reads /run/netplan/99-x.yaml after ours"),
+        (
+            in_netplan("/lib/netplan/90-zero.yaml", dhcp4=True, match=None, renderer=None),
+            "/lib/netplan/90-zero.yaml after ours .* sets dhcp4: true and match and renderer for wired",
+        ),
+        (
+            interface(netplan="wired", drop_ins=[NETPLAN_HIDES]),
+            "reads /run/netplan/90-okome.yaml instead of our file of that name",
+        ),
+        (
+            networkd(netplan="wired", drop_ins=[NETPLAN_HIDES]),
+            "reads /run/netplan/90-okome.yaml instead of our file of that name",
         ),
         (rival(999), rf"profile mine \({MINE}\) is for host0, too, .* priority 999"),
         (
@@ -110,6 +131,8 @@ def test_all_reasons_are_told_at_once() -> None:
         in_netplan(dhcp4=True, routes=[{"to": "10.0.0.0/8", "via": "192.168.86.254"}]),
         in_netplan(addresses=["192.168.86.19/24"], routes=[{"to": "default", "via": "192.168.86.1"}]),
         in_netplan(addresses=["fd00::19/64"], nameservers={"addresses": ["9.9.9.9"]}),
+        in_netplan("/etc/netplan/99-x.yaml", dhcp4=False, mtu=None, optional=None),
+        in_netplan("/etc/netplan/90-NM-0c.yaml", dhcp4=True, match=None, networkmanager=None, renderer=None),
         # A manager that failed and is not in charge is nobody's business here.
         interface(failed=["ifupdown"]),
         # Nothing may be what it seems.
@@ -182,6 +205,9 @@ def by_somebody(**differs: Any) -> Interface:
 @pytest.mark.parametrize("profile", [BY_NETPLAN, BY_NMCLI])
 def test_somebody_elses_netplan_file_is_right_as_it_is(profile: str) -> None:
     assert settled(by_somebody(profile=profile), WANT, TARGET)
+    overruled = {"/lib/netplan/00.yaml": {"dhcp4": True}, "/etc/netplan/50.yaml": {"dhcp4": False}}
+    last = {"/etc/netplan/60.yaml": {"mtu": None}}
+    assert settled(by_somebody(profile=profile, definitions=overruled | last), WANT, TARGET)
 
 
 def test_so_is_one_for_systemd_networkd() -> None:
@@ -195,6 +221,8 @@ def test_so_is_one_for_systemd_networkd() -> None:
         {"profile": BY_NMCLI.replace("86.1\n", "86.2\n")},
         {"profile": BY_NMCLI.replace("9.9.9.9", "8.8.8.8")},
         {"profile": "[ipv4]\nmethod=auto"},
+        {"definitions": {"/etc/netplan/50.yaml": {"dhcp4": False}, "/etc/netplan/60.yaml": {"dhcp4": True}}},
+        {"definitions": {"/run/netplan/50.yaml": {}}},
         {"gateway": "192.168.86.2"},
         {"netplan": None},
         {"rivals": [{"name": "mine", "file": MINE, "priority": 0}]},
