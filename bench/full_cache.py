@@ -8,6 +8,7 @@ from bench.finished import on_node
 from bench.measure import Measure
 from lab import LabError, machine
 from lab.client import FRONTEND, Client
+from operations.services.probe import CACHE
 
 ENTRIES = 100_000
 # With its head an entry takes five blocks of 4 kB: 100 000 of them are just below cache_max_mb.
@@ -42,8 +43,7 @@ def ask(number: str, seconds: int, begin: int = 0) -> str:
 
 def entries() -> tuple[int, int]:
     """(files in the cache, their kB on the disk)."""
-    folder = "/var/cache/nginx/okome"
-    files, kilobytes = on_node(f"find {folder} -type f | wc -l; du -sk {folder} | cut -f1").split()
+    files, kilobytes = on_node(f"find {CACHE} -type f | wc -l; du -sk {CACHE} | cut -f1").split()
     return int(files), int(kilobytes)
 
 

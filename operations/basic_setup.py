@@ -58,7 +58,7 @@ def frontend() -> None:
     configuration = replace(configuration, files=configuration.files + gone)
 
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
-    service, hourly = prevailing(nginx.SERVICE), prevailing(nginx.HOURLY)
+    service, hourly = prevailing(nginx.service(host_data())), prevailing(nginx.HOURLY)
     config_set(name="nginx service", config=service)
     packages(name="nginx", names=["nginx", "libnginx-mod-http-js"])
     config_set(name="nginx folders", config=nginx.FOLDERS)

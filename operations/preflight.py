@@ -34,6 +34,6 @@ def preflight(*roles: str) -> None:
     if "frontends" in roles:
         looks += [
             nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data),
-            overrides.look(data, nginx.SERVICE, nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
+            overrides.look(data, nginx.service(data), nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
         ]
     look(looks)

@@ -1,6 +1,7 @@
 """What Prometheus can scrape."""
 
 from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.services.nginx import STATUS_LOCATION
 
 NGINX = ConfigSet(
     files=(
@@ -9,4 +10,5 @@ NGINX = ConfigSet(
         ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/okome.conf", absent=True),
     ),
     check="systemd",
+    values={"status_location": STATUS_LOCATION},
 )

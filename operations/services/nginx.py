@@ -7,12 +7,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from operations.primitives.config_set import REPOSITORY, ConfigFile, ConfigSet
-from operations.services.probe import DOWN_FLAG, FULL_FLAG
+from operations.services.probe import CACHE, DOWN_FLAG, FULL_FLAG
 
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 SITE = "/etc/nginx/conf.d/okome-server.conf"
+STATUS_LOCATION = "/okome/status"  # where the LAN and this node ask how many requests are open
 STATUS = REPOSITORY / "node/nginx_status.py"
+ERROR_LOG = "/var/log/nginx/error.log"
 # Its folder is its own: Debian rotates whatever is in /var/log/nginx.
 ACCESS_LOG = "/var/log/nginx/okome/access.log"
 LOGS = {"access_log": ACCESS_LOG, "log_directory": str(PurePosixPath(ACCESS_LOG).parent)}
@@ -38,17 +40,9 @@ FILES = (
     # Debian's welcome page: the default server on port 80 is ours.
     ConfigFile("/etc/nginx/sites-enabled/default", absent=True),
 )
-
-SERVICE = ConfigSet(
-    files=(
-        ConfigFile("/etc/systemd/system/nginx.service.d/zz-okome.conf"),
-        ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf", absent=True),  # what it was called
-    ),
-    check="systemd",
-    values={"site": SITE},
-    revertible=True,
+FOLDERS = ConfigSet(
+    (ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles", values={**LOGS, "cache": CACHE}
 )
-FOLDERS = ConfigSet((ConfigFile("/etc/tmpfiles.d/okome-nginx.conf"),), check="tmpfiles", values=LOGS)
 ROTATION = ConfigSet((ConfigFile("/etc/logrotate.d/okome-nginx"),), check="logrotate", values=LOGS)
 HOURLY = ConfigSet(
     files=(
@@ -59,6 +53,19 @@ HOURLY = ConfigSet(
 )
 
 
+def service(data: Mapping[str, Any]) -> ConfigSet:
+    """nginx's unit; `data` is the host's."""
+    return ConfigSet(
+        files=(
+            ConfigFile("/etc/systemd/system/nginx.service.d/zz-okome.conf"),
+            ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf", absent=True),  # what it was called
+        ),
+        check="systemd",
+        values={"site": SITE, "stop_timeout_s": data["drain_timeout_s"] + 10},
+        revertible=True,
+    )
+
+
 def _status(*words: str) -> str:
     """The shell command that asks nginx for its status; what it prints and when it fails stands in the program."""
     return f"exec python3 -I -c {shlex.quote(STATUS.read_text())} {shlex.join(words)}"
@@ -66,13 +73,13 @@ def _status(*words: str) -> str:
 
 def open_requests() -> str:
     """Says what a restart would harm now."""
-    return _status("open", "http://127.0.0.1/okome/status")
+    return _status("open", f"http://127.0.0.1{STATUS_LOCATION}")
 
 
 def proof(address: str, tls: bool) -> str:
     """Succeeds when nginx answers, as ours, where the LAN and the node itself ask it."""
     addresses = [f"http://{address}", "http://127.0.0.1", *([f"https://{address}"] if tls else [])]
-    return _status("proof", *(f"{one}/okome/status" for one in addresses))
+    return _status("proof", *(f"{one}{STATUS_LOCATION}" for one in addresses))
 
 
 def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: str | None = None) -> ConfigSet:
@@ -92,8 +99,16 @@ def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: st
             # Under the first name everything is cached; it is also the Host that the origin sees for assets.
             "names": [str(address.ip), node.lower(), *data["server_names"], "localhost", "127.0.0.1"],
             "access_log": ACCESS_LOG,
+            "error_log": ERROR_LOG,
+            "cache": CACHE,
+            "status_location": STATUS_LOCATION,
             "probe_flag": DOWN_FLAG,
             "full_flag": FULL_FLAG,
+            "open_files": 4 * data["worker_connections"],
+            # The cache keeps its own head and the key in front of the origin's.
+            "answer_buffer_kb": data["answer_head_kb"] + 4,
+            # okome-fetch.conf, which is who is asked, tries a second time.
+            "asset_answer_timeout_s": data["next_upstream_timeout_s"] + data["asset_timeout_s"],
             # nginx's CHANGES: 1.25.1 has the directive `http2`.
             "nginx_http2_on_listen": version < (1, 25, 1),
             "tls_certificate_sha256": certificate or "",

@@ -13,6 +13,7 @@ import pytest
 from lab.client import FRONTEND, Client
 from operations.services.hit_ratio import STATE
 from operations.services.nginx import ACCESS_LOG
+from operations.services.probe import CACHE
 from tests.lab.conftest import Lab
 from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
 from tests.nginx.box import make_certificate
@@ -230,7 +231,7 @@ def test_a_full_cache_goes_on_answering(lab: Lab, finished: Frontend, under_stre
         answer = finished.client.ask(f"/assets/public/full-{number}?size=200000")
         assert (answer.status, len(answer.body)) == (200, 200_000)
     limit = time.monotonic() + 60
-    while int(finished.run("du -sk /var/cache/nginx/okome").split()[0]) > 6 * 1024:
+    while int(finished.run(f"du -sk {CACHE}").split()[0]) > 6 * 1024:
         assert time.monotonic() < limit, "nothing is evicted"
         time.sleep(0.5)
     run = lab.deploy(deploy=DEPLOY)

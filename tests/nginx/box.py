@@ -22,7 +22,7 @@ from lab import machine, origin
 from lab.client import FRONTEND, ORCHESTRATOR, STRANGER, Client
 from operations.primitives.config_set import rendered
 from operations.services.nginx import ACCESS_LOG, nginx_config
-from operations.services.probe import DOWN_FLAG, FULL_FLAG
+from operations.services.probe import CACHE, DOWN_FLAG, FULL_FLAG
 
 SUITES = ("bookworm", "trixie")
 PACKAGES = "nginx,libnginx-mod-http-js,libc6,base-files,libcrypt1"
@@ -115,8 +115,8 @@ class Box:
         self.inside = inside / "root"
         (self.root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/false\n")
         (self.root / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
-        for folder in ("var/cache/nginx", ACCESS_LOG.rpartition("/")[0].lstrip("/")):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for file in (CACHE, ACCESS_LOG):
+            (self.root / file.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         self.flag = self.root / DOWN_FLAG.lstrip("/")
         self.flag.parent.mkdir(parents=True)
         for path in self.root.glob("usr/share/nginx/modules-available/*.conf"):

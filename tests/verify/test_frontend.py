@@ -12,7 +12,7 @@ from testinfra.host import Host
 
 from operations.services.hit_ratio import STATE
 from operations.services.nginx import ACCESS_LOG
-from operations.services.probe import DOWN_FLAG
+from operations.services.probe import CACHE, DOWN_FLAG
 from tests.verify.conftest import assert_drop_in_prevails
 
 GROUP = "frontends"
@@ -134,7 +134,7 @@ def test_the_probe_is_watched_and_has_a_user_of_its_own(node: Host) -> None:
 
 
 def test_the_cache_is_where_and_as_big_as_it_should_be(node: Host) -> None:
-    folder = node.file("/var/cache/nginx/okome")
+    folder = node.file(CACHE)
     assert (folder.user, oct(folder.mode)) == ("www-data", "0o700")
     configuration = node.check_output("nginx -T 2>/dev/null")
     for words in (
