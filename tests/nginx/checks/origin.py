@@ -112,6 +112,19 @@ def connections_to_the_origin_are_kept(box: Frontend) -> None:
     assert box.origin()["connections"] <= 4  # one for each worker that took part
 
 
+@trap("/etc/nginx/conf.d/okome-upstream.conf", "default okome_orchestrator;", "default okome_fetch;")
+@trap(
+    f"{SNIPPETS}/okome-api.conf",
+    "proxy_buffering off;",
+    "proxy_buffering off; js_header_filter okome_freshness.pass;",
+)
+def calls_do_not_pass_through_njs(box: Frontend) -> None:
+    """It would make one line of two, and leave out what Connection names."""
+    said = box.client.ask("/v1/models?h=Vary:Accept&h=Vary:Origin&h=Connection:X-Hop&h=X-Hop:1")
+    assert [value for name, value in said.headers if name == "vary"] == ["Accept", "Origin"]
+    assert said.header("X-Hop") == "1"
+
+
 @trap(f"{SNIPPETS}/okome-api.conf", "proxy_buffering off;", "proxy_buffering on;")
 def first_chunk_arrives_before_the_second_exists(box: Frontend) -> None:
     for path in ("/stream", "/chunked", "/trickle"):
