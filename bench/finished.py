@@ -1,7 +1,6 @@
 """A finished frontend in a lab of the bench's own, what else its nginx is told to serve, and wrk."""
 
 import json
-import os
 import re
 import sys
 import time
@@ -13,7 +12,6 @@ from lab import LabError, machine
 from lab.client import FRONTEND, Client
 from lab.operator import deploy
 
-LAB = "bench"
 NODE = inventory.frontends[0][0]
 ROUND_SECONDS = 2
 CONNECTIONS = 32
@@ -21,21 +19,20 @@ SECONDS = 600  # for one command of the lab
 
 
 def lab(*words: str) -> str:
-    """A command of the bench's own lab."""
-    return machine.run(
-        [sys.executable, "-m", "lab", *words], timeout=SECONDS, env=os.environ | {"OKOME_LAB": LAB}
-    )
+    """A command of the lab that OKOME_LAB names."""
+    return machine.run([sys.executable, "-m", "lab", *words], timeout=SECONDS)
 
 
 def on_node(script: str) -> str:
     return lab("exec", NODE, "--", "sh", "-ec", script)
 
 
-def finished_node() -> None:
-    """CN00 as the deploy leaves it, in a lab of the bench's own."""
-    lab("up", NODE)
+def finished_node(*data: str, suite: str = "bookworm") -> None:
+    """A new CN00 as the deploy leaves it; `data` is what the command line says of it, NAME=VALUE."""
+    lab("up", NODE, "--suite", suite, "--fresh")
     address = json.loads(lab("status", "--json"))["nodes"][NODE]["address"]
-    lab("run", "--", *deploy(NODE), "-y", "--data", f"ssh_hostname={address}")
+    given = [word for one in (f"ssh_hostname={address}", *data) for word in ("--data", one)]
+    lab("run", "--", *deploy(NODE), "-y", *given)
 
 
 def verdict(said: str) -> tuple[float, int]:

@@ -64,7 +64,7 @@ def planner() -> None:
     url.touch(mode=0o600)
     url.write_text(f"redis://okome:{password}@{backend}:6379/0\n")
     _start(
-        "okome.planner",
+        *(sys.executable, "-m", "okome.planner"),
         *("--listen", f"{ADDRESS}:{PORT}", "--redis-url-file", url),
         *("--ledger", machine.state_dir() / "ledger.sqlite"),
     )
@@ -74,14 +74,20 @@ def test_origin() -> None:
     """The test origin, in its mode `up`; in place of the planner. Idempotent."""
     if not control().exists():
         _end_processes()
-        _start("lab.origin", "--listen", f"{ADDRESS}:{PORT}", "--control", control())
+        _start(sys.executable, "-m", "lab.origin", "--listen", f"{ADDRESS}:{PORT}", "--control", control())
 
 
-def _start(module: str, *words: str | Path) -> None:
+def another(*command: str | Path) -> None:
+    """A server of somebody else's that listens on `PORT`; in place of whatever answered there."""
+    _end_processes()
+    _start(*command)
+
+
+def _start(*command: str | Path) -> None:
     log = machine.state_dir() / "orchestrator.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            inside(sys.executable, "-m", module, *words),
+            inside(*command),
             cwd=operator.REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -91,7 +97,9 @@ def _start(module: str, *words: str | Path) -> None:
     deadline = time.monotonic() + 120
     while not _answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise LabError(f"{module} did not start at {ADDRESS}:{PORT}: {log} says why.")
+            raise LabError(
+                f"`{' '.join(map(str, command))}` did not start at {ADDRESS}:{PORT}: {log} says why."
+            )
         time.sleep(0.1)
     process.returncode = 0  # it outlives us on purpose
 
