@@ -45,6 +45,7 @@ ifneq ($(LAB),)
 	@missing=$$($(PY) -m lab packages); \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v shellcheck >/dev/null || missing="$$missing shellcheck"; \
+	command -v faketime >/dev/null || missing="$$missing faketime"; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
 	  $(SUDO) apt-get update -q; \

@@ -4,6 +4,8 @@ import functools
 import re
 import subprocess
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
 
@@ -88,6 +90,27 @@ def wait_for(run: subprocess.Popen[str], text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"the run ended without {text!r}")
+
+
+def opened(lab: Lab, path: str) -> set[str]:
+    """The processes on cn01 that have this file open."""
+    found = lab.execute("sh", "-c", f"find /proc/[0-9]*/fd -lname {path} 2>/dev/null; true")
+    return {line.split("/")[2] for line in found.splitlines()}
+
+
+def deploy_held_up(lab: Lab, lock: str, let_go: Callable[[], object], address: str) -> Run:
+    """A deploy of cn01 where somebody holds `lock`, and lets go of it only when the deploy is seen waiting for it."""
+    holders = opened(lab, lock)
+    assert holders
+    with ThreadPoolExecutor(1) as other:
+        run = other.submit(lab.deploy, address=address)
+        try:
+            while not opened(lab, lock) - holders:
+                assert not run.done(), f"it waited for nobody: {run.result().output}"
+                time.sleep(0.2)
+        finally:
+            let_go()
+        return run.result()
 
 
 def assert_made_good(lab: Lab, node: str, expected: dict[str, str]) -> None:

@@ -3,16 +3,17 @@
 import pytest
 
 from tests.lab.conftest import Lab
+from tests.lab.runs import deploy_held_up
 
-# Holds the locks an apt run takes, for 20 s, as another apt would (fcntl, not flock).
+# Holds the locks an apt run takes until it is stopped, as another apt would (fcntl, not flock).
 HOLD = """
-import fcntl, time
+import fcntl, pathlib, signal
 paths = ("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock", "/var/lib/dpkg/lock-frontend")
 locks = [open(path, "w") for path in paths]
 for lock in locks:
     fcntl.lockf(lock, fcntl.LOCK_EX)
-print("held", flush=True)
-time.sleep(20)
+pathlib.Path("/run/held").touch()
+signal.pause()
 """
 
 # A newer dhcpcd-base whose dhcpcd.conf differs from the one it replaced, in a repository on the node.
@@ -41,13 +42,18 @@ def node(lab: Lab) -> Lab:
 
 def test_waits_while_another_apt_holds_the_locks(node: Lab) -> None:
     node.execute("systemd-run", "--quiet", "--unit=holder", "python3", "-c", HOLD)
-    run = node.deploy(address=node.address())
+    node.execute("sh", "-c", "until test -e /run/held; do sleep 0.2; done")
+
+    def let_go() -> None:
+        there.append(node.execute("find", "/var/lib/dpkg/info", "-name", "redis-server.list"))
+        node.execute("systemctl", "stop", "holder")
+
+    there = list[str]()
+    run = deploy_held_up(node, "/var/lib/apt/lists/lock", let_go, node.address())
     assert run.status == 0, run.output
     assert "E: Could not get lock" not in run.output
-    # It was really held while the deploy got there: the packages are younger than the holder's end.
-    installed = node.execute("stat", "-c", "%Y", "/var/lib/dpkg/info/redis-server.list")
-    released = node.execute("sh", "-c", "journalctl -u holder -o short-unix | tail -n 1 | cut -d. -f1")
-    assert int(installed) >= int(released)
+    assert there == [""]
+    assert node.execute("dpkg-query", "-W", "-f", "${Status}", "redis-server") == "install ok installed"
 
 
 def test_upgrade_keeps_a_configuration_file_that_was_edited(node: Lab) -> None:
