@@ -12,16 +12,31 @@ import pytest
 from facts.interface import (
     NETPLAN_PROGRAM,
     NETWORKMANAGER,
+    Connection,
     Profile,
+    claimants,
+    command,
     dhcpcd_takes,
     globs,
     networkd_matches,
     parse,
     parse_networkd,
+    parse_networkmanager,
     parse_rivals,
     parse_units,
+    sections,
     unescape,
 )
+
+
+def test_the_question_names_the_interface_that_is_meant() -> None:
+    assert "\ninterface='a b'\n" in command("a b")
+    assert "\ninterface=''\n" in command("")
+
+
+def test_sections_are_what_stands_below_their_heads() -> None:
+    output = ["no head yet", "::a", "one", "", "two", "::empty", "::a", "three"]
+    assert sections(output) == {"a": ["one", "two", "three"], "empty": []}
 
 
 def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
@@ -36,6 +51,26 @@ def test_networkmanager_is_not_in_charge_of_what_it_leaves_unmanaged() -> None:
     assert (
         parse(["::interface", "eth0", "::networkmanager", "20 (unavailable)"])["manager"] == "NetworkManager"
     )
+
+
+WIRED = Connection(uuid="0b0b", file="/run/wired.nmconnection", name="wired")
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ([], (False, None)),
+        (["10 (unmanaged)"], (False, None)),
+        (["10 (unmanaged)", "0b0b"], (False, WIRED)),
+        (["100 (connected)", "0b0b"], (True, WIRED)),
+        (["100 (connected)", "0d0d"], (True, None)),
+    ],
+)
+def test_the_connection_is_the_one_that_the_device_names(
+    device: list[str], expected: tuple[bool, Connection | None]
+) -> None:
+    connections = ["0a0a:/run/lo.nmconnection:lo", "0b0b:/run/wired.nmconnection:wired"]
+    assert parse_networkmanager(device, connections) == expected
 
 
 def test_netplan_is_behind_what_is_in_charge_or_not_at_all() -> None:
@@ -83,6 +118,15 @@ def test_networkd_is_in_charge_also_while_it_configures_and_where_it_failed(
     assert parse_networkd(lines) == ("/etc/systemd/network/10.network" if in_charge else None)
 
 
+def test_a_file_of_networkd_may_have_colons_in_its_name() -> None:
+    lines = ['"AdministrativeState":"configured"', '"NetworkFile":"/etc/systemd/network/10-a:b:c.network"']
+    assert parse_networkd(lines) == "/etc/systemd/network/10-a:b:c.network"
+
+
+def test_without_an_address_ip_prints_an_empty_object() -> None:
+    assert parse(["::interface", "eth0", "::address", "[{}]"])["addresses"] == []
+
+
 def test_a_link_local_address_is_no_address_of_the_node() -> None:
     one = {"local": "169.254.7.7", "prefixlen": 16, "scope": "link"}
     assert parse(["::interface", "eth0", "::address", json.dumps([{"addr_info": [one]}])])["addresses"] == []
@@ -127,6 +171,8 @@ def test_rivals_are_what_networkmanager_itself_would_activate_there() -> None:
     )
     assert parse_rivals(available, profiles, "a") == [mine]
     assert [rival["priority"] for rival in parse_rivals(available, profiles, None)] == [0, 200]
+    # Names may hold what separates them.
+    assert parse_rivals([r"CONNECTIONS.AVAILABLE-CONNECTIONS[1]:b | a\: | b"], profiles, "a") == [mine]
 
 
 def test_units_in_whatever_order_systemctl_names_their_properties() -> None:
@@ -136,6 +182,7 @@ def test_units_in_whatever_order_systemctl_names_their_properties() -> None:
     assert parse_units([*lines, "Id=dhcpcd.service", *others[:2]]) == expected
     assert parse_units([*lines[1:], lines[0], *others]) == expected
     assert parse(["::units", *lines])["failed"] == ["NetworkManager"]
+    assert parse_units(["Id=dhcpcd.service"]) == {"dhcpcd": ("", "")}
 
 
 def said(**units: tuple[str, str]) -> list[str]:
@@ -182,6 +229,78 @@ def test_all_who_configure_the_interface_or_will_at_the_next_boot(
     lines: list[str], claimants: list[str]
 ) -> None:
     assert parse(lines)["claimants"] == claimants
+
+
+@pytest.mark.parametrize(
+    ("manager", "unit", "claims"),
+    [
+        ("NetworkManager", ("inactive", "enabled"), True),
+        ("NetworkManager", ("inactive", "disabled"), False),
+        # It runs, and leaves the interface alone: so it will at the next boot.
+        ("NetworkManager", ("active", "enabled"), False),
+        ("dhcpcd", ("active", "enabled"), False),
+        ("dhcpcd", ("inactive", "enabled"), True),
+        # networking.service brings up what ifquery lists, and nothing else.
+        ("ifupdown", ("inactive", "enabled"), False),
+    ],
+)
+def test_who_will_configure_the_interface_though_nobody_does_now(
+    manager: str, unit: tuple[str, str], claims: bool
+) -> None:
+    found = dict.fromkeys(("NetworkManager", "systemd-networkd", "dhcpcd", "ifupdown"), False)
+    assert claimants(found, {manager: unit}, False, "", "eth0") == ([manager] if claims else [])
+
+
+def dhcpcd(conf: bytes, *units: str) -> list[str]:
+    lines = ["::units", "Id=dhcpcd.service", *units] if units else []
+    return ["::interface", "eth0", *lines, "::dhcpcd", base64.b64encode(conf).decode()]
+
+
+def test_dhcpcd_is_in_charge_while_it_runs() -> None:
+    enabled = ("ActiveState=inactive", "UnitFileState=enabled")
+    assert parse(dhcpcd(b""))["manager"] == "dhcpcd"  # no unit of that name, and yet it answers
+    stopped = parse(dhcpcd(b"", *enabled))
+    assert (stopped["manager"], stopped["claimants"]) == (None, ["dhcpcd"])
+    denied = parse(dhcpcd(b"denyinterfaces eth0\n", *enabled))
+    assert (denied["manager"], denied["claimants"]) == (None, [])
+
+
+def test_what_is_told_of_dhcpcd_and_networkd_is_told_of_the_one_in_charge() -> None:
+    conf = b"# caf\xe9\nduid\n"
+    network = ["::network", "[Network]", "DHCP=yes"]
+    alone = parse([*dhcpcd(conf), *network])
+    assert (alone["dhcpcd_conf"], alone["network"]) == ("# caf\udce9\nduid\n", "")
+    managed = parse([*dhcpcd(conf), "::networkmanager", "100 (connected)"])
+    assert (managed["manager"], managed["dhcpcd_conf"]) == ("NetworkManager", "")
+    networkd = parse(
+        [
+            *dhcpcd(conf),
+            *network,
+            *("::networkd", '"AdministrativeState":"configured"', '"NetworkFile":"/etc/x.network"'),
+        ]
+    )
+    assert (networkd["dhcpcd_conf"], networkd["network"]) == ("", "[Network]\nDHCP=yes")
+
+
+@pytest.mark.parametrize(
+    ("match", "claims"),
+    [
+        (["[Match]", "Name=eth0", "MACAddress=02:00:00:00:00:0a"], True),
+        (["[Match]", "Name=eth1"], False),
+        (["[Match]", "MACAddress=02:00:00:00:00:0b"], False),
+        ([], False),
+    ],
+)
+def test_networkd_will_configure_what_a_file_of_it_fits(match: list[str], claims: bool) -> None:
+    found = parse(
+        [
+            *("::interface", "eth0", "::link", '[{"address":"02:00:00:00:00:0a"}]'),
+            *("::units", "Id=systemd-networkd.service", "ActiveState=inactive", "UnitFileState=enabled"),
+            *("::file-of-networkd /etc/systemd/network/a b.network", *match),
+        ]
+    )
+    assert found["networks"] == [{"path": "/etc/systemd/network/a b.network", "match": match or None}]
+    assert found["claimants"] == (["systemd-networkd"] if claims else [])
 
 
 @pytest.mark.parametrize(
@@ -241,3 +360,37 @@ def test_the_link_says_what_it_is() -> None:
     assert of({"address": "02:00:00:00:00:0a"}) == (None, None, "02:00:00:00:00:0a")
     assert of({"linkinfo": {"info_kind": "bridge"}}) == ("bridge", None, None)
     assert of({"master": "br0", "linkinfo": {"info_slave_kind": "bridge"}}) == (None, "br0", None)
+
+
+def test_a_wireless_interface_is_said_to_be_one() -> None:
+    assert parse(["::interface", "wlan0", "::wireless"])["wireless"]
+    assert not parse(["::interface", "eth0"])["wireless"]
+
+
+def test_drop_ins_of_our_file() -> None:
+    folder = "/etc/systemd/network/00-okome-lan.network.d"
+    found = parse([f"::drop-in {folder}/a.conf", f"::drop-in {folder}/b c.conf", "::drop-ins"])
+    assert found["drop_ins"] == [f"{folder}/a.conf", f"{folder}/b c.conf"]
+
+
+def test_how_many_lines_json_and_base64_take_means_nothing() -> None:
+    def lines(name: str, value: Any) -> list[str]:
+        return [f"::{name}", *json.dumps(value, indent=1).splitlines()]
+
+    address = {"local": "10.0.0.2", "prefixlen": 24, "scope": "global"}
+    found = parse(
+        [
+            *("::interface", "eth0"),
+            *lines("link", [{"address": "02:00:00:00:00:0a"}]),
+            *lines("address", [{"addr_info": [address]}]),
+            *lines("route", [{"gateway": "10.0.0.1", "dev": "eth0"}]),
+            *lines("pending", {"paths": ["/etc/x"]}),
+            *("::dhcpcd", *base64.encodebytes(b"# long\n" * 20).decode().splitlines()),
+        ]
+    )
+    assert found["mac"] == "02:00:00:00:00:0a"
+    assert found["addresses"] == [{"address": "10.0.0.2/24", "dynamic": False}]
+    assert found["gateway"] == "10.0.0.1"
+    assert found["pending"] == {"paths": ["/etc/x"]}
+    assert found["dhcpcd_conf"] == "# long\n" * 20
+    assert parse([])["pending"] is None
