@@ -159,15 +159,24 @@ echo ::interfaces; ls /sys/class/net
 echo ::link; ip -json -details link show dev "$interface" 2>/dev/null
 echo ::route; ip -json -4 route show default
 echo ::address; ip -json -4 address show dev "$interface" 2>/dev/null
-echo ::units
-systemctl show -p Id -p ActiveState -p UnitFileState {" ".join(UNITS.values())}
-if device=$(nmcli -g GENERAL.STATE,GENERAL.CON-UUID device show "$interface" 2>/dev/null); then
-  echo ::networkmanager; echo "$device"
-  echo ::connections; nmcli -t -f UUID,FILENAME,NAME connection show --active
-  echo ::available; nmcli -t -f CONNECTIONS device show "$interface" | grep -o '^CONNECTIONS.AVAILABLE-CONNECTIONS.*'
-  echo ::profiles; nmcli -t -f UUID,AUTOCONNECT,AUTOCONNECT-PRIORITY,FILENAME,NAME connection show
-  profile=$(nmcli -t -f UUID,FILENAME connection show --active |
-    sed -n "s/^$(echo "$device" | sed -n 2p)://p" | sed 's/\\\(.\)/\1/g')
+units=$(systemctl show -p Id -p ActiveState -p UnitFileState {" ".join(UNITS.values())})
+echo ::units; echo "$units"
+# Whether a unit runs, or will after the next boot.
+claims() {{
+  echo "$units" | awk -v id="Id=$1.service" 'BEGIN {{ RS = ""; FS = "\n" }}
+    $1 == id && /\nActiveState=(active|reloading)|\nUnitFileState=(enabled|static|alias|indirect|generated)/ {{ yes = 1 }}
+    END {{ exit !yes }}'
+}}
+# nmcli is slow to start: twice is enough for all that is asked of it.
+if device=$(nmcli -t -f GENERAL.STATE,GENERAL.CON-UUID,CONNECTIONS device show "$interface" 2>/dev/null); then
+  connections=$(nmcli -t -f ACTIVE,UUID,AUTOCONNECT,AUTOCONNECT-PRIORITY,FILENAME,NAME connection show)
+  active=$(printf '%s\n' "$connections" | sed -n 's/^yes:\([^:]*\):[^:]*:[^:]*:/\1:/p')
+  uuid=$(printf '%s\n' "$device" | sed -n 's/^GENERAL.CON-UUID://p')
+  echo ::networkmanager; printf '%s\n' "$device" | sed -n 's/^GENERAL.STATE://p'; echo "$uuid"
+  echo ::connections; printf '%s\n' "$active"
+  echo ::available; printf '%s\n' "$device" | grep '^CONNECTIONS.AVAILABLE-CONNECTIONS'
+  echo ::profiles; printf '%s\n' "$connections" | cut -d : -f 2-
+  profile=$(printf '%s\n' "$active" | sed -n "s/^$uuid:\(\([^:\\]\|\\\\.\)*\):.*/\1/p" | sed 's/\\\(.\)/\1/g')
   echo ::profile
   ! test -e "$profile" || awk '/^\[/ {{ told = !/^\[(802-1x|wifi-security|vpn-secrets|wireguard)/; print; next }}
     told' "$profile"
@@ -176,7 +185,7 @@ echo ::networkd
 network=$(networkctl --json=short status "$interface" 2>/dev/null |
   grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
 echo "$network"
-if systemctl is-active -q systemd-networkd || systemctl is-enabled -q systemd-networkd 2>/dev/null; then
+if claims systemd-networkd; then
   file=$(echo "$network" | sed -n 's/^"NetworkFile":"\(.*\)"/\1/p')
   echo ::network
   test -z "$file" || systemd-analyze cat-config "systemd/network/${{file##*/}}" 2>/dev/null
@@ -194,7 +203,7 @@ if systemctl is-active -q systemd-networkd || systemctl is-enabled -q systemd-ne
     done
   done
 fi
-if systemctl is-active -q dhcpcd || systemctl is-enabled -q dhcpcd 2>/dev/null; then
+if claims dhcpcd; then
   echo ::dhcpcd; base64 -w 0 {DHCPCD}; echo
 fi
 if command -v ifquery >/dev/null && {{ ifquery --state "$interface" >/dev/null 2>&1 ||
