@@ -5,12 +5,12 @@ from pyinfra.api import deploy
 from pyinfra.operations import server
 
 from facts.config_txt import ConfigTxt, ConfigTxtState
-from facts.fstab import BACKUP, FSTAB, Fstab
-from facts.identity import HOSTS, Identity
+from facts.fstab import Fstab
+from facts.identity import Identity
 from facts.machine import Machine
 from operations.primitives.address import static_address
 from operations.primitives.clock import clock, is_wrong
-from operations.primitives.config_set import ConfigFile, ConfigSet, config_set
+from operations.primitives.config_set import config_set
 from operations.primitives.kept_aside import kept_aside
 from operations.primitives.overrides import prevailing
 from operations.primitives.packages import packages
@@ -20,8 +20,8 @@ from operations.primitives.unit import unit
 from operations.services.apt import APT
 from operations.services.cloud_init import cloud_init
 from operations.services.config_txt import config_txt, with_gpu_memory
-from operations.services.fstab import hardened
-from operations.services.hosts import named
+from operations.services.fstab import fstab
+from operations.services.hosts import hosts
 from operations.services.journal import JOURNALD
 from operations.services.kernel import SYSCTL
 
@@ -41,10 +41,7 @@ def foundation() -> None:
     hostname = host.name.upper()
     identity = seen(Identity)
     # First the name's entry, then the name: sudo complains of a name it cannot resolve.
-    config_set(
-        name="Its name in /etc/hosts",
-        config=ConfigSet((ConfigFile(HOSTS),), values={"hosts": named(identity.hosts, hostname)}),
-    )
+    config_set(name="Its name in /etc/hosts", config=hosts(identity.hosts, hostname))
     if {identity.hostname, identity.static} != {hostname}:
         server.shell(name="Hostname", commands=[f"hostnamectl set-hostname {hostname}"])
     if machine["cloud_init"]:
@@ -78,9 +75,4 @@ def foundation() -> None:
         kept_aside(name="A copy of config.txt", paths=(firmware.path,))
         config_set(name="No memory for the GPU", config=config_txt(firmware, text))
     if host.data.fstab_hardened:
-        found = host.get_fact(Fstab)
-        values = {"fstab": hardened(found.current), "fstab_before": found.backup or found.current}
-        config_set(
-            name="Hardened fstab",
-            config=ConfigSet((ConfigFile(BACKUP), ConfigFile(FSTAB)), check="fstab", values=values),
-        )
+        config_set(name="Hardened fstab", config=fstab(host.get_fact(Fstab)))

@@ -6,8 +6,17 @@ from pyinfra import host, logger
 from pyinfra.api import OperationValueError, QuoteString, StringCommand, operation
 
 from facts.several import Question
-from facts.sysctl import Sysctl
+from facts.sysctl import Setting, Sysctl
 from operations.primitives.foretold import foretold, present
+
+
+def different(settings: Mapping[str, str], found: Mapping[str, Setting]) -> tuple[list[str], list[str]]:
+    """The keys that are to be set now, and those that are read-only here. OperationValueError: there is no such."""
+    if unknown := [key for key in settings if key not in found]:
+        raise OperationValueError(f"this kernel has no {', '.join(unknown)}")
+    others = [key for key, value in settings.items() if found[key].value != value]
+    settable = [key for key in others if found[key].writable]
+    return settable, [key for key in others if key not in settable]
 
 
 def _question(settings: Mapping[str, str], **_: object) -> Question:
@@ -31,15 +40,10 @@ def sysctl(settings: Mapping[str, str]) -> Generator[StringCommand, None, None]:
         sysctl(settings={"net.core.somaxconn": "4096"})
     """
     found = present(_question(settings))
-    if unknown := [key for key in settings if key not in found]:
-        raise OperationValueError(f"this kernel has no {', '.join(unknown)}")
-    different = [key for key, value in settings.items() if found[key].value != value]
-    for key in different:
-        if not found[key].writable:
-            logger.info(f"{host.print_prefix}{key} is {found[key].value} and read-only here: left as it is")
-    settable = [key for key in different if found[key].writable]
+    settable, kept = different(settings, found)
+    for key in kept:
+        logger.info(f"{host.print_prefix}{key} is {found[key].value} and read-only here: left as it is")
     if not settable:
         host.noop("kernel settings are in effect")
-        return
     for key in settable:
         yield StringCommand("sysctl", "-q", "-w", QuoteString(f"{key}={settings[key]}"))

@@ -1,11 +1,18 @@
 """The hardened mount table: fewer writes to the SD card, and /tmp in RAM."""
 
-from facts.fstab import BACKUP
+from facts.fstab import BACKUP, FSTAB, FstabState
+from operations.primitives.config_set import ConfigFile, ConfigSet
 
 MARK = f"# Hardened by the okome repository; the file as it was: {BACKUP}"
 # commit=60: ext4 writes its journal once a minute instead of every 5 s; a power cut may lose that minute.
 EXT4 = ("noatime", "commit=60")
 TMP = "tmpfs /tmp tmpfs nosuid,nodev,size=25%,mode=1777 0 0"
+
+
+def fstab(found: FstabState) -> ConfigSet:
+    """The hardened table, and the first one that was found here beside it."""
+    values = {"fstab": hardened(found.current), "fstab_before": found.backup or found.current}
+    return ConfigSet((ConfigFile(BACKUP), ConfigFile(FSTAB)), check="fstab", values=values)
 
 
 def hardened(text: str) -> str:

@@ -1,7 +1,15 @@
 """The node's own name in /etc/hosts: without it sudo complains, and waits for DNS, at every command."""
 
+from facts.identity import HOSTS
+from operations.primitives.config_set import ConfigFile, ConfigSet
+
 # Debian's address for the name of a machine; loopback, and no other name's.
 OWN = "127.0.1.1"
+
+
+def hosts(text: str, hostname: str) -> ConfigSet:
+    """The file, which is `text` now, with the node's name."""
+    return ConfigSet((ConfigFile(HOSTS),), values={"hosts": named(text, hostname)})
 
 
 def named(text: str, hostname: str) -> str:
