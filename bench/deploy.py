@@ -38,8 +38,8 @@ from group_data import backends
 from lab import LabError, machine
 from lab.node import Node
 from lab.operator import as_caller, deploy, environment, hand_over, home
-from operations.primitives.address_file import MANAGED
 from operations.primitives.kept_aside import REPLACED
+from operations.primitives.managed import MANAGED
 from operations.primitives.secret import load
 from operations.services.redis import maxmemory, sha256
 

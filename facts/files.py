@@ -4,8 +4,9 @@ import shlex
 from dataclasses import dataclass
 
 from facts.answer import Answer
+from facts.ours import STATE
 
-JOURNAL = "/var/lib/okome/journal"
+JOURNAL = f"{STATE}/journal"
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ import shlex
 from fnmatch import fnmatchcase
 from typing import Any, TypedDict
 
+from facts.ours import GUARD, STATE
+from facts.sections import sections
+
 # The one file that is ours, for each way of configuring an interface.
 NETWORKMANAGER = "/etc/NetworkManager/system-connections/okome-lan.nmconnection"
 NETPLAN = "/etc/netplan/90-okome.yaml"
 NETPLAN_HIDES = NETPLAN.replace("/etc/", "/run/")  # netplan would read this one instead
 NETWORKD = "/etc/systemd/network/00-okome-lan.network"
 DHCPCD = "/etc/dhcpcd.conf"
-GUARD = "/usr/local/lib/okome/address_guard.py"
-GUARD_LIBRARY = "/usr/local/lib/okome/guard.py"
+ADDRESS_GUARD = "/usr/local/lib/okome/address_guard.py"
 GUARD_UNIT = "/etc/systemd/system/okome-address-revert.service"
-STATE = "/var/lib/okome/address"
-PENDING = f"{STATE}/pending"
+ADDRESS_STATE = f"{STATE}/address"
+PENDING = f"{ADDRESS_STATE}/pending"
 
 # The unit of each network manager.
 UNITS = {
@@ -214,7 +216,7 @@ if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml /run/netplan/*.yaml 2>/dev
 END
   ! test -e {NETPLAN_HIDES} || echo "::drop-in {NETPLAN_HIDES}"
 fi
-for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD_LIBRARY} {GUARD} {GUARD_UNIT}; do
+for path in {NETWORKMANAGER} {NETPLAN} {NETWORKD} {DHCPCD} {GUARD} {ADDRESS_GUARD} {GUARD_UNIT}; do
   ! test -e "$path" || {{ echo "::file $path"; stat -c '%a %U' "$path"; sha256sum <"$path"; }}
 done
 ! test -e /etc/systemd/system/multi-user.target.wants/{GUARD_UNIT.rpartition("/")[2]} || echo ::guard-enabled
@@ -229,18 +231,6 @@ def command(interface: str) -> str:
 
 
 # --- the answers -------------------------------------------------------------------------------------------
-
-
-def sections(output: list[str]) -> dict[str, list[str]]:
-    """Split `::name` marked output into the lines of each section."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in output:
-        if line.startswith("::"):
-            lines = found.setdefault(line[2:], [])
-        elif line:
-            lines.append(line)
-    return found
 
 
 def unescape(text: str) -> list[str]:

@@ -5,10 +5,11 @@ import shlex
 from dataclasses import dataclass
 
 from facts.answer import Answer
+from facts.ours import STATE
 
 # Its modification time is when operations/primitives/packages.py last fetched the package lists. apt keeps no such
 # mark: lists that have not changed keep their old dates.
-FETCHED = "/var/lib/okome/lists-fetched"
+FETCHED = f"{STATE}/lists-fetched"
 # What dpkg's front ends hold as long as they are at work. DPkg::Lock::Timeout is apt's patience with it; dpkg itself
 # has none.
 FRONTEND = "/var/lib/dpkg/lock-frontend"

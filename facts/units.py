@@ -4,8 +4,9 @@ import shlex
 from dataclasses import dataclass, field
 
 from facts.answer import Answer
+from facts.ours import STATE
 
-APPLIED = "/var/lib/okome/applied"
+APPLIED = f"{STATE}/applied"
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Job,NRestarts"
 SETTLE_SECONDS = 90
 # Shows units ($@) once none of them is on its way, as all are while a node boots; $1 seconds are waited for that.

@@ -8,8 +8,9 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, OperationError, OperationValueError, State, operation
 from pyinfra.api.exceptions import PyinfraError
 
-from facts.interface import GUARD, GUARD_LIBRARY, GUARD_UNIT, STATE, File, Interface
+from facts.interface import ADDRESS_GUARD, ADDRESS_STATE, GUARD_UNIT, File, Interface
 from facts.network import LanInterface
+from facts.ours import GUARD
 from facts.several import Question
 from operations.primitives.address_file import AddressError, Change, Wanted, change, wanted
 from operations.primitives.address_findings import findings, settled
@@ -18,10 +19,10 @@ from operations.primitives.confirmed import Confirmation, ConfirmationError, Gua
 from operations.primitives.foretold import foretold, present
 
 ADDRESS = Guarded(
-    program=GUARD,
-    state=STATE,
+    program=ADDRESS_GUARD,
+    state=ADDRESS_STATE,
     files=ConfigSet(
-        (ConfigFile(GUARD_LIBRARY, mode="755"), ConfigFile(GUARD, mode="755"), ConfigFile(GUARD_UNIT))
+        (ConfigFile(GUARD, mode="755"), ConfigFile(ADDRESS_GUARD, mode="755"), ConfigFile(GUARD_UNIT))
     ),
     unit=GUARD_UNIT.rpartition("/")[2],
 )

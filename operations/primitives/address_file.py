@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from facts.interface import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
+from operations.primitives.managed import MANAGED, MARK
 
-MANAGED = "# Managed by the okome repository; changes made here are lost."
 BEGIN, END = MANAGED, "# End of what the okome repository manages."
 # NetworkManager activates the profile with the highest priority at boot; this is the most there is.
 PRIORITY = 999
@@ -254,7 +254,9 @@ def dhcpcd_file(want: Wanted, interface: str, before: str) -> str:
 
 def without_block(text: str) -> str:
     """dhcpcd.conf without our block (and without one that somebody cut the end off)."""
-    begin = r"# Managed by the okome repository(?: \([^)\n]*\))?; changes made here are lost\."  # also an earlier one
+    begin = (
+        rf"{re.escape(MARK)}(?: \([^)\n]*\))?{re.escape(MANAGED.removeprefix(MARK))}"  # also an earlier one
+    )
     return re.sub(rf"(?ms)^{begin}$.*?(?:^{re.escape(END)}$\n?|\Z)", "", text)
 
 

@@ -21,9 +21,6 @@ from operations.primitives.foretold import foretold, present
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = REPOSITORY / "templates"
 TRANSACTION = REPOSITORY / "node/transaction.py"
-FORMER = "/var/lib/okome/former"  # where transaction.py keeps what a unit runs with
-# What the first line of every configuration file of ours begins with.
-MARK = "# Managed by the okome repository"
 
 
 @dataclass(frozen=True)

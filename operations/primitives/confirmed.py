@@ -5,7 +5,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput
 
-from facts.interface import GUARD_LIBRARY, sections
+from facts.ours import GUARD, STATE
+from facts.sections import sections
 from node.guard import NOT_YET
 from operations.primitives.ask import ask, read
 from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet, transaction
@@ -57,9 +57,9 @@ class Guarded:
 def plain(name: str) -> Guarded:
     """A kind that is files and commands alone, such as a firewall's rules or a drop-in of sshd."""
     return Guarded(
-        program=f"{GUARD_LIBRARY} {name}",
-        state=f"/var/lib/okome/{name}",
-        files=ConfigSet((ConfigFile(GUARD_LIBRARY, mode="755"), ConfigFile(REVERT))),
+        program=f"{GUARD} {name}",
+        state=f"{STATE}/{name}",
+        files=ConfigSet((ConfigFile(GUARD, mode="755"), ConfigFile(REVERT))),
         unit=f"okome-revert@{name}.service",
     )
 
@@ -227,7 +227,7 @@ class Confirmation:
     # What is asked of the node, each within a time.
 
     def ask(self, *command: Any, stdin: str | None = None, seconds: float = 30) -> tuple[bool, CommandOutput]:
-        """Run a command there. A dead link is an ConfirmationError: pyinfra's own _timeout does not end it."""
+        """Run a command there. A dead link is a ConfirmationError: pyinfra's own _timeout does not end it."""
         try:
             with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
                 return ask(self.host, StringCommand(*command), **self.arguments | {"_stdin": stdin})
@@ -292,5 +292,5 @@ def exit_status(lines: list[str]) -> int:
 
 def said(output: CommandOutput) -> str:
     """The guard's sentence."""
-    lines = [re.sub(r"^(address_)?guard: ", "", line) for line in output.stderr_lines]
-    return lines[-1] if lines else "the node gave no reason"
+    lines = output.stderr_lines
+    return lines[-1].removeprefix("guard: ") if lines else "the node gave no reason"

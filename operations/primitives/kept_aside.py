@@ -6,7 +6,9 @@ from pathlib import PurePosixPath
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand, operation
 
-REPLACED = "/var/lib/okome/replaced"
+from facts.ours import STATE
+
+REPLACED = f"{STATE}/replaced"
 
 
 @operation()

@@ -15,8 +15,9 @@ from pyinfra import host, logger
 
 from facts.overrides import APT, FOLDERS, SYSTEM, VENDOR, Overrides
 from facts.several import Question
-from operations.primitives.config_set import MARK, TEMPLATES, ConfigFile, ConfigSet, host_data, rendered
+from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet, host_data, rendered
 from operations.primitives.kept_aside import REPLACED, kept_aside
+from operations.primitives.managed import MARK
 from operations.primitives.preflight import Look, seen
 
 OURS = "/etc/systemd/system"

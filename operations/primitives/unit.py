@@ -15,9 +15,10 @@ from pyinfra.api.util import print_host_combined_output
 
 from facts.several import Question
 from facts.units import APPLIED, UnitState, UnitStates
+from node.transaction import FORMER, STATE
 from operations.primitives.ask import ask
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
-from operations.primitives.config_set import FORMER, ConfigSet, digest, host_data, rendered, restoration
+from operations.primitives.config_set import ConfigSet, digest, host_data, rendered, restoration
 from operations.primitives.foretold import foretold, present
 
 KINDS = (".service", ".socket", ".timer", ".target", ".path", ".mount", ".automount", ".slice", ".swap")
@@ -242,7 +243,7 @@ def commands(
             program = restoration(revertible) if revertible else None
             return shell(TELL, name, action, str(patience), proof, str(proof_seconds), stdin=program)
         case Stamp(action, of, paths):
-            return shell(STAMP, f"{APPLIED}/{name}.{action}", FORMER, of, *paths)
+            return shell(STAMP, f"{APPLIED}/{name}.{action}", f"{STATE}/{FORMER}", of, *paths)
 
 
 def _run_unless(

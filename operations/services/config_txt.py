@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from facts.config_txt import PLACES, ConfigTxtState
-from operations.primitives.config_set import MARK, ConfigFile, ConfigSet
+from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.primitives.managed import MARK
 
 OURS = f"{MARK}: no screen, so little memory for the GPU."
 # The ones with a number are for boards with that much RAM (1024: with 1 GB or more), and win over the one without.

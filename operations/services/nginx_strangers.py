@@ -9,7 +9,8 @@ from typing import Any
 from facts.files import Digest
 from facts.nginx import ROOT, NginxFile, NginxFiles, read_all
 from facts.several import Question
-from operations.primitives.config_set import MARK, ConfigSet, rendered
+from operations.primitives.config_set import ConfigSet, rendered
+from operations.primitives.managed import MARK
 from operations.primitives.preflight import Look
 from operations.services.nginx import nginx_config
 from operations.services.nginx_meaning import (

@@ -13,8 +13,9 @@ from facts.memory import MemoryTotal
 from facts.redis import DATA, Redis, RedisState
 from facts.several import Question
 from facts.units import UnitState, UnitStates
-from operations.primitives.config_set import MARK, ConfigFile, ConfigSet
+from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.primitives.kept_aside import REPLACED
+from operations.primitives.managed import MARK
 from operations.primitives.preflight import Look
 from operations.primitives.unit import shell
 

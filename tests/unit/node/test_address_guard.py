@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.interface import GUARD, GUARD_UNIT, PENDING
+from facts.interface import ADDRESS_GUARD, GUARD_UNIT, PENDING
 from node import address_guard as guard
 
 OWN, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("ee1a605a601b")
@@ -83,8 +83,8 @@ def test_the_last_words_of_a_network_manager(lines: list[str], words: str | None
 def test_guard_fact_and_unit_name_the_same_places() -> None:
     unit = (Path(__file__).parents[3] / "templates" / GUARD_UNIT.lstrip("/")).read_text()
     assert f"ConditionPathExists={PENDING}\n" in unit
-    assert f"ExecStart={GUARD} revert --boot\n" in unit
-    assert str(guard.Address("address", GUARD).mark) == PENDING
+    assert f"ExecStart={ADDRESS_GUARD} revert --boot\n" in unit
+    assert str(guard.Address("address", ADDRESS_GUARD).mark) == PENDING
     # It has to come before everything that configures an interface.
     before = set(" ".join(re.findall(r"^Before=(.*)$", unit, re.MULTILINE)).split())
     assert {"network-pre.target", "NetworkManager.service", "systemd-networkd.service"} <= before

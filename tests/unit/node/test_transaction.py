@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from node import transaction
-from operations.primitives.config_set import FORMER, TRANSACTION
+from facts.files import JOURNAL
+from facts.ours import STATE
+from facts.units import APPLIED
+from node import guard, transaction
+from operations.primitives import confirmed
+from operations.primitives.config_set import TEMPLATES, TRANSACTION
 
 ME = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 
@@ -294,7 +298,16 @@ def test_what_a_unit_ran_with_comes_back_whole_and_a_later_change_does_not_count
 
 def test_who_ends_the_keeping_knows_where_it_is() -> None:
     kept, _ = transaction.former(Path(transaction.STATE), "/etc/a")
-    assert str(kept) == f"{FORMER}/files/etc/a"
+    assert str(kept) == f"{transaction.STATE}/{transaction.FORMER}/files/etc/a"
+
+
+def test_what_is_kept_on_a_node_is_asked_for_where_it_is() -> None:
+    assert transaction.STATE == str(guard.STATE) == STATE
+    assert {APPLIED, JOURNAL} == {f"{transaction.STATE}/{name}" for name in ("applied", "journal")}
+    unit = confirmed.plain("%i")
+    text = (TEMPLATES / confirmed.REVERT.lstrip("/")).read_text()
+    assert f"ConditionPathExists={unit.pending}\n" in text
+    assert f"ExecStart={unit.program} revert --boot\n" in text
 
 
 def test_only_what_is_asked_for_is_kept(node: Path) -> None:

@@ -11,7 +11,6 @@ from facts.interface import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
 from operations.primitives.address_file import (
     BEGIN,
     END,
-    MANAGED,
     AddressError,
     Change,
     Wanted,
@@ -23,6 +22,7 @@ from operations.primitives.address_file import (
     wanted,
     without_block,
 )
+from operations.primitives.managed import MANAGED
 
 WANT = wanted("192.168.86.19/24", "192.168.86.1", ["192.168.86.1", "9.9.9.9"])
 

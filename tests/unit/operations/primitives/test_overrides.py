@@ -6,7 +6,8 @@ import pytest
 
 import operations.primitives.overrides as module
 from facts.overrides import VENDOR, parse
-from operations.primitives.config_set import MARK, ConfigFile
+from operations.primitives.config_set import ConfigFile
+from operations.primitives.managed import MARK
 from operations.primitives.overrides import Setting, look, overriding, prevailing, settings
 from operations.services import redis
 from operations.services.journal import JOURNALD as JOURNALD_SET
