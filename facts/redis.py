@@ -1,4 +1,4 @@
-"""What of another Redis is on a node: who has its port, whose files stand where ours go, what is in its folder."""
+"""What of another Redis is on a node: whose files stand where ours go, what is in its folder."""
 
 import shlex
 from dataclasses import dataclass
@@ -9,23 +9,11 @@ DATA = "/var/lib/redis"
 
 
 @dataclass(frozen=True)
-class Listener:
-    """Who listens on the port: `address` as ss prints it ("0.0.0.0", "[::]", "*"); `pid` and `unit` are "-" where
-    there is none."""
-
-    address: str
-    process: str
-    pid: str
-    unit: str
-
-
-@dataclass(frozen=True)
 class RedisState:
     """`foreign`: of the files asked for, those that are neither ours nor as Debian's package brought them; `ours`:
     whether the first of them is. `data`: bytes of what is in DATA, None where that is empty. `room`: bytes that
     a copy of it may take, None where it can be renamed instead."""
 
-    listeners: tuple[Listener, ...] = ()
     ours: bool = False
     foreign: tuple[str, ...] = ()
     data: int | None = None
@@ -33,17 +21,12 @@ class RedisState:
 
 
 def parse(output: list[str]) -> RedisState:
-    """`listener ADDRESS:PORT PID UNIT PROCESS`, `ours PATH`, `foreign PATH`, `data BYTES` and `room BYTES` lines."""
+    """`ours PATH`, `foreign PATH`, `data BYTES` and `room BYTES` lines."""
     said: dict[str, list[str]] = {}
     for line in output:
         key, _, value = line.partition(" ")
         said.setdefault(key, []).append(value)
-    listeners = []
-    for value in said.get("listener", []):
-        address, pid, unit, process = value.split(" ", 3)
-        listeners.append(Listener(address.rpartition(":")[0], process, pid, unit))
     return RedisState(
-        listeners=tuple(listeners),
         ours="ours" in said,
         foreign=tuple(said.get("foreign", [])),
         data=int(said["data"][0]) if "data" in said else None,
@@ -54,7 +37,6 @@ def parse(output: list[str]) -> RedisState:
 class Redis(Answer[RedisState]):
     """What of another Redis is there; one command, and root's.
 
-    + port: the one that ours takes
     + files: where ours go; redis.conf first
     + mark: what the first line of a file of ours begins with
     + beside: the folder next to which DATA is kept; it may not exist yet
@@ -63,17 +45,12 @@ class Redis(Answer[RedisState]):
 
     .. code:: python
 
-        host.get_fact(Redis, port=6379, files=("/etc/redis/redis.conf",), mark=MARK, beside="/var/lib/okome")
+        host.get_fact(Redis, files=("/etc/redis/redis.conf",), mark=MARK, beside="/var/lib/okome")
     """
 
-    def command(self, port: int, files: tuple[str, ...], mark: str, beside: str) -> str:
+    def command(self, files: tuple[str, ...], mark: str, beside: str) -> str:
         first, paths = shlex.quote(files[0]), " ".join(map(shlex.quote, files))
         return rf"""
-            ss -Hltnp 'sport = :{port}' | while read -r _ _ _ address _ users; do
-                pid=${{users#*pid=}}; pid=${{pid%%,*}}
-                unit=$(grep -o '[^/]*\.service' "/proc/$pid/cgroup" 2>/dev/null | tail -n 1)
-                echo "listener $address ${{pid:--}} ${{unit:--}} $(cat "/proc/$pid/comm" 2>/dev/null)"
-            done
             for file in {paths}; do
                 test -e "$file" || continue
                 case $(head -n 1 "$file") in

@@ -25,7 +25,7 @@ def backend() -> None:
     """Redis: bounded, evicting, keeping nothing; for the LAN's application user, the exporter, and root."""
     passwords = {user: secret(f"redis_{user}") for user in ("okome", "exporter")}
     configuration = redis.configuration(host.data.redis_maxmemory, seen(MemoryTotal), passwords)
-    found: RedisState = seen(Redis, **redis.asked(host.data.redis_port))
+    found: RedisState = seen(Redis, **redis.ASKED)
     if before := redis.first_contact(found):
         logger.warning(f"{host.print_prefix}{before}")
         kept_aside(name="The other Redis' configuration", paths=found.foreign)

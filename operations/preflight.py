@@ -9,7 +9,7 @@ from facts.several import Question
 from operations.primitives import overrides
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
-from operations.services import address, exporters, machine, nginx, nginx_strangers, redis
+from operations.services import address, exporters, machine, nginx, nginx_strangers, redis, sockets
 from operations.services.apt import APT
 from operations.services.hit_ratio import HIT_RATIO
 from operations.services.journal import JOURNALD
@@ -30,10 +30,15 @@ def preflight(*roles: str) -> None:
         overrides.look(data, APT, JOURNALD, SYSCTL),
     ]
     if "backends" in roles:
-        looks += [redis.look(data), overrides.look(data, redis.SERVICE, aliases=redis.ALIASES)]
+        looks += [
+            redis.look(data),
+            sockets.look(*redis.sockets(data)),
+            overrides.look(data, redis.SERVICE, aliases=redis.ALIASES),
+        ]
     if "frontends" in roles:
         looks += [
             nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data),
+            sockets.look(*nginx.sockets(data), *exporters.sockets(data)),
             overrides.look(data, nginx.service(data), nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
         ]
     look(looks)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from facts.listeners import EVERYWHERE
 from operations.primitives.config_set import REPOSITORY, ConfigFile, ConfigSet
 from operations.services.probe import CACHE, DOWN_FLAG, FULL_FLAG
+from operations.services.sockets import LOOPBACK, Socket
 
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
+UNIT = "nginx.service"
 SITE = "/etc/nginx/conf.d/okome-server.conf"
 STATUS_LOCATION = "/okome/status"  # where the LAN and this node ask how many requests are open
 STATUS = REPOSITORY / "node/nginx_status.py"
@@ -80,6 +83,15 @@ def proof(address: str, tls: bool) -> str:
     """Succeeds when nginx answers, as ours, where the LAN and the node itself ask it."""
     addresses = [f"http://{address}", "http://127.0.0.1", *([f"https://{address}"] if tls else [])]
     return _status("proof", *(f"{one}{STATUS_LOCATION}" for one in addresses))
+
+
+def sockets(data: Mapping[str, Any]) -> tuple[Socket, ...]:
+    """Where our servers listen; `data` is the host's."""
+    ports = (80, 443) if data["tls_certificate"] else (80,)
+    return (
+        *(Socket("nginx", UNIT, EVERYWHERE, port) for port in ports),
+        Socket("nginx", UNIT, LOOPBACK, data["fetch_port"], "fetch_port"),
+    )
 
 
 def nginx_config(suite: str, node: str, data: Mapping[str, Any], certificate: str | None = None) -> ConfigSet:

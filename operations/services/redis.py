@@ -18,6 +18,7 @@ from operations.primitives.kept_aside import REPLACED
 from operations.primitives.managed import MARK
 from operations.primitives.preflight import Look
 from operations.primitives.unit import shell
+from operations.services.sockets import LOOPBACK, Socket
 
 UNIT = "redis-server.service"
 # Unit $1 is to be stopped within $2 seconds. A Redis that can't save now (no room, or its first append-only file is
@@ -89,24 +90,28 @@ FILES = (
     ConfigFile("/etc/redis/redis.conf", owner="redis", group="redis", mode="640"),
     ConfigFile("/etc/redis/users.acl", owner="redis", group="redis", mode="640"),
 )
-LOOPBACK, EVERYWHERE = "127.0.0.1", ("0.0.0.0", "*", "[::]")  # noqa: S104 - read of a socket, bound by nobody here
+# The arguments of the fact Redis.
+ASKED = {
+    "files": tuple(file.path for file in FILES),
+    "mark": MARK,
+    "beside": str(PurePosixPath(REPLACED).parent),
+}
+
+
+def sockets(data: Mapping[str, Any]) -> tuple[Socket, ...]:
+    """Where it listens; `data` is the host's."""
+    return tuple(
+        Socket("Redis", UNIT, address, data["redis_port"], "redis_port")
+        for address in (LOOPBACK, data["address"])
+    )
 
 
 def look(data: Mapping[str, Any]) -> Look:
     """`data` is the host's."""
     return Look(
-        (Question(MemoryTotal), Question(Redis, asked(data["redis_port"]))),
-        lambda total, state: [
-            *unfit(data["redis_maxmemory"], total),
-            *findings(state, data["address"], data["redis_port"]),
-        ],
+        (Question(MemoryTotal), Question(Redis, ASKED)),
+        lambda total, state: [*unfit(data["redis_maxmemory"], total), *crowded(state)],
     )
-
-
-def asked(port: int) -> dict[str, Any]:
-    """The arguments of the fact Redis."""
-    paths = tuple(file.path for file in FILES)
-    return {"port": port, "files": paths, "mark": MARK, "beside": str(PurePosixPath(REPLACED).parent)}
 
 
 def unfit(wanted: str, total: int) -> list[str]:
@@ -118,27 +123,14 @@ def unfit(wanted: str, total: int) -> list[str]:
     return []
 
 
-def findings(state: RedisState, address: str, port: int) -> list[str]:
-    """What stands in the way of a Redis on this node, one sentence each. `address` is the node's own; what listens
-    on others (`::1`, a container's) does not collide with ours."""
-    strangers = {
-        (one.process, one.pid, one.unit): one
-        for one in state.listeners
-        if one.unit != UNIT and one.address in (LOOPBACK, address, *EVERYWHERE)
-    }
-    said = []
-    for process, pid, unit in strangers:
-        end = f"`systemctl disable --now {unit}`" if unit != "-" else "end it, and what starts it"
-        said.append(
-            f"port {port}, which Redis needs, is taken by {process or 'somebody'} (pid {pid}, {unit}):"
-            f" {end}, or choose another redis_port"
-        )
-    if state.data is not None and state.room is not None and state.data > state.room:
-        said.append(
-            f"what is in {DATA} ({state.data >> 20} MiB) is to be kept below {REPLACED}, and there is room for"
-            f" {state.room >> 20} MiB: make room, or move it away"
-        )
-    return said
+def crowded(state: RedisState) -> list[str]:
+    """Why what is there can't be kept, if that takes room."""
+    if state.data is None or state.room is None or state.data <= state.room:
+        return []
+    return [
+        f"what is in {DATA} ({state.data >> 20} MiB) is to be kept below {REPLACED}, and there is room for"
+        f" {state.room >> 20} MiB: make room, or move it away"
+    ]
 
 
 def first_contact(state: RedisState) -> str | None:

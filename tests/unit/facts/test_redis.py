@@ -1,7 +1,6 @@
-"""The question that finds another Redis, asked of this machine: its sockets and files are real."""
+"""The question that finds another Redis, asked of this machine: its files are real."""
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from facts import redis
 from facts.answer import marked
-from facts.redis import Listener, Redis, RedisState
+from facts.redis import Redis, RedisState
 
 MARK = "# Managed by"
 
@@ -22,10 +21,10 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ask(node: Path, port: int = 1) -> RedisState:
+def ask(node: Path) -> RedisState:
     fact = Redis()
     files = (str(node / "redis.conf"), str(node / "users.acl"))
-    command = fact.command(port=port, files=files, mark=MARK, beside=str(node / "lib/okome"))
+    command = fact.command(files=files, mark=MARK, beside=str(node / "lib/okome"))
     assert marked("").split("\n")[1] in command  # a greeting is none of its lines
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     return fact.process(said.stdout.splitlines())
@@ -35,15 +34,6 @@ def test_a_node_where_nothing_is(node: Path) -> None:
     assert ask(node) == RedisState()
     (node / "lib/redis").rmdir()
     assert ask(node) == RedisState()
-
-
-def test_who_has_the_port(node: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        (found,) = ask(node, listener.getsockname()[1]).listeners
-    process = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
-    assert (found.address, found.process, found.pid) == ("127.0.0.1", process, str(os.getpid()))
-    assert isinstance(found, Listener)
-    assert found.unit == "-" or found.unit.endswith(".service")
 
 
 def test_whose_the_files_are(node: Path) -> None:

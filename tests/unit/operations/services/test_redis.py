@@ -27,17 +27,20 @@ from node import redis_prepare
 from operations.primitives.checkers import CHECKERS
 from operations.primitives.config_set import TEMPLATES, ConfigFile, render
 from operations.services.redis import (
+    ASKED,
     FILES,
     STOP,
-    asked,
+    UNIT,
     configuration,
-    findings,
+    crowded,
     first_contact,
     look,
     maxmemory,
+    sockets,
     stopping,
     unfit,
 )
+from operations.services.sockets import Socket
 
 GIB = 1 << 30
 PI8, PI4, PI1 = int(7.7 * GIB), int(3.7 * GIB), int(0.9 * GIB)
@@ -80,11 +83,6 @@ def test_maxmemory_that_does_not_fit(wanted: str, total: int, sentence: str) -> 
 
 
 SAID = [
-    "listener 127.0.0.1:6379 253 valkey-server.service valkey-server",
-    "listener [::1]:6379 253 valkey-server.service valkey-server",
-    "listener 0.0.0.0:6379 77 - a b",
-    "listener *:6379 - - ",
-    "listener 192.168.86.19:6379 5 redis-server.service redis-server",
     "ours /etc/redis/redis.conf",
     "foreign /etc/redis/users.acl",
     "data 3145728",
@@ -94,58 +92,36 @@ SAID = [
 
 def test_what_is_said_of_another_redis() -> None:
     state = parse(SAID)
-    assert [(one.address, one.pid, one.unit, one.process) for one in state.listeners] == [
-        ("127.0.0.1", "253", "valkey-server.service", "valkey-server"),
-        ("[::1]", "253", "valkey-server.service", "valkey-server"),
-        ("0.0.0.0", "77", "-", "a b"),  # noqa: S104
-        ("*", "-", "-", ""),
-        ("192.168.86.19", "5", "redis-server.service", "redis-server"),
-    ]
     assert (state.ours, state.foreign) == (True, ("/etc/redis/users.acl",))
     assert (state.data, state.room) == (3 << 20, 2 << 20)
     assert parse([]) == RedisState()
 
 
-def test_what_is_in_the_way_is_one_sentence_each() -> None:
-    valkey, by_hand, nobody, room = findings(parse(SAID), "192.168.86.19", 6379)
-    assert valkey == (
-        "port 6379, which Redis needs, is taken by valkey-server (pid 253, valkey-server.service):"
-        " `systemctl disable --now valkey-server.service`, or choose another redis_port"
-    )
-    assert by_hand == (
-        "port 6379, which Redis needs, is taken by a b (pid 77, -): end it, and what starts it,"
-        " or choose another redis_port"
-    )
-    assert "is taken by somebody (pid -, -)" in nobody
-    assert room == (
+def test_what_can_not_be_kept_is_one_sentence() -> None:
+    assert crowded(parse(SAID)) == [
         "what is in /var/lib/redis (3 MiB) is to be kept below /var/lib/okome/replaced, and there is room for"
         " 2 MiB: make room, or move it away"
-    )
-
-
-@pytest.mark.parametrize("where", ["127.0.0.1", "192.168.86.19", "0.0.0.0", "*", "[::]"])  # noqa: S104
-def test_a_socket_that_collides_with_ours(where: str) -> None:
-    said = [f"listener {where}:6379 9 docker.service docker-proxy"]
-    assert len(findings(parse(said), "192.168.86.19", 6379)) == 1
+    ]
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("said", "sentences"),
     [
-        "listener 127.0.0.1:6379 9 redis-server.service redis-server",  # ours, or about to be
-        "listener [::1]:6379 9 valkey-server.service valkey-server",
-        "listener 192.168.86.132:6379 9 valkey-server.service valkey-server",
-        "data 5",  # is renamed, wherever the room is
-        "room 5",
+        ([], 0),
+        (["data 5"], 0),  # is renamed, wherever the room is
+        (["room 5"], 0),
+        (["data 5", "room 5"], 0),
+        (["data 6", "room 5"], 1),
     ],
 )
-def test_what_is_in_nobodys_way(line: str) -> None:
-    assert findings(parse([line]), "192.168.86.19", 6379) == []
+def test_a_copy_that_does_not_fit_is_in_the_way(said: list[str], sentences: int) -> None:
+    assert len(crowded(parse(said))) == sentences
 
 
-def test_a_copy_that_just_fits_is_in_nobodys_way() -> None:
-    assert findings(parse(["data 5", "room 5"]), "192.168.86.19", 6379) == []
-    assert len(findings(parse(["data 6", "room 5"]), "192.168.86.19", 6379)) == 1
+def test_it_listens_on_loopback_and_for_the_lan() -> None:
+    loopback, lan = sockets({"address": "192.168.86.19", "redis_port": 7000})
+    assert loopback == Socket("Redis", UNIT, "127.0.0.1", 7000, "redis_port")
+    assert lan == Socket("Redis", UNIT, "192.168.86.19", 7000, "redis_port")
 
 
 @pytest.mark.parametrize(
@@ -178,21 +154,20 @@ def test_what_does_not_fit_is_said_with_all_its_numbers() -> None:
 
 
 def test_a_look_asks_for_the_memory_and_for_another_redis_and_says_what_is_wrong_with_both() -> None:
-    one = look({"redis_maxmemory": "4gb", "address": "192.168.86.19", "redis_port": 6379})
+    one = look({"redis_maxmemory": "4gb"})
     memory, other = one.questions
     assert (memory.fact, other.fact) == (MemoryTotal, Redis)
     assert memory == Question(MemoryTotal)
-    assert other == Question(Redis, asked(6379))
-    assert asked(7000) == {
-        "port": 7000,
+    assert other == Question(Redis, ASKED)
+    assert ASKED == {
         "files": ("/etc/redis/redis.conf", "/etc/redis/users.acl"),
         "mark": "# Managed by the okome repository",
         "beside": "/var/lib/okome",
     }
     assert one.findings(PI8, RedisState()) == []
-    small, taken = one.findings(PI4, parse(["listener 192.168.86.19:6379 9 x.service x"]))
+    small, full = one.findings(PI4, parse(["data 5", "room 4"]))
     assert small.startswith("redis_maxmemory = '4gb' does not fit")
-    assert taken.startswith("port 6379, which Redis needs, is taken by x (pid 9, x.service)")
+    assert full.startswith("what is in /var/lib/redis (0 MiB) is to be kept below")
 
 
 def test_the_configuration_holds_what_the_node_and_the_passwords_give() -> None:
