@@ -7,6 +7,7 @@ from facts.answer import Answer
 
 FSTAB = "/etc/fstab"
 BACKUP = "/etc/fstab.before-okome"
+VERIFY = f"findmnt --verify --tab-file {FSTAB}"
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,30 @@ class Fstab(Answer[FstabState]):
 
     def read(self, output: list[str]) -> FstabState:
         return parse(output)
+
+
+def objections(output: list[str]) -> list[str]:
+    """What findmnt calls an error: `TARGET: why`, or its own words on a line that it can't read."""
+    found, target = [], ""
+    for line in output:
+        if "parse error at" in line:
+            found.append(line.removeprefix("findmnt: "))
+        elif "[E] " in line:
+            found.append(f"{target}: {line.partition('[E] ')[2]}")
+        elif line and not line[0].isspace():
+            target = line
+    return found
+
+
+class FstabObjections(Answer[list[str]]):
+    """Why the present mount table would be refused; nothing where there is none."""
+
+    def command(self) -> str:
+        return f"test ! -e {FSTAB} || {VERIFY} 2>&1 || :"
+
+    def read(self, output: list[str]) -> list[str]:
+        return objections(output)
+
+    @staticmethod
+    def default() -> list[str]:
+        return []

@@ -1,4 +1,5 @@
-"""Files by which anybody may change what a package's units, the journal, the kernel or apt are set to."""
+"""Files by which anybody may change what a package's units, the journal, the kernel or apt are set to, and what
+happens to logs and folders."""
 
 import shlex
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ FOLDERS = (
     *(f"{root}/systemd/journald.conf.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
     *(f"{root}/sysctl.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
 )
+# Without what packages bring: it is theirs by name.
+TMPFILES = tuple(f"{root}/tmpfiles.d" for root in ("/etc", "/run", "/usr/local/lib"))  # noqa: S108 - no such
+LOGROTATE = ("/etc/logrotate.d", "/etc/logrotate.conf")
 APT = ("/etc/apt/apt.conf.d", "/etc/apt/apt.conf")
 
 
@@ -52,7 +56,7 @@ class Overrides(Answer[Mapping[str, str]]):
     def command(self, units: tuple[str, ...]) -> str:
         roots = " ".join(SYSTEM)
         own = " ".join(shlex.quote(f"{VENDOR}/{unit}") for unit in units)
-        folders = " ".join(f"{folder}/*.conf" for folder in FOLDERS)
+        folders = " ".join(f"{folder}/*.conf" for folder in (*FOLDERS, *TMPFILES))
         return rf"""
             show() {{
                 for file; do test ! -f "$file" || {{ echo "$file"; sed 's/^/ /' -- "$file"; }}; done
@@ -64,7 +68,7 @@ class Overrides(Answer[Mapping[str, str]]):
                     case $(readlink -f -- "$file") in /usr/lib/* | /lib/* | /dev/*) ;; *) echo "$file" ;; esac
                 done
             done
-            show {own} {folders} {APT[0]}/* {APT[1]}
+            show {own} {folders} {APT[0]}/* {APT[1]} {LOGROTATE[0]}/* {LOGROTATE[1]}
         """
 
     @staticmethod

@@ -23,7 +23,7 @@ from operations.services import nginx, nginx_strangers, redis
 @deploy("Basic setup: backend")
 def backend() -> None:
     """Redis: bounded, evicting, keeping nothing; for the LAN's application user, the exporter, and root."""
-    passwords = {user: secret(f"redis_{user}") for user in ("okome", "exporter")}
+    passwords = {user: secret(name) for user, name in redis.SECRETS.items()}
     configuration = redis.configuration(host.data.redis_maxmemory, seen(MemoryTotal), passwords)
     found: RedisState = seen(Redis, **redis.ASKED)
     if before := redis.first_contact(found):

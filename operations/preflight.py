@@ -9,7 +9,18 @@ from facts.several import Question
 from operations.primitives import overrides
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
-from operations.services import address, exporters, machine, nginx, nginx_strangers, redis, sockets
+from operations.primitives.secret import missing
+from operations.services import (
+    address,
+    exporters,
+    fstab,
+    machine,
+    nginx,
+    nginx_logs,
+    nginx_strangers,
+    redis,
+    sockets,
+)
 from operations.services.apt import APT
 from operations.services.hit_ratio import HIT_RATIO
 from operations.services.journal import JOURNALD
@@ -27,10 +38,12 @@ def preflight(*roles: str) -> None:
     looks = [
         Look((Question(Identity), Question(ConfigTxt))),
         address.look(data),
+        fstab.look(data),
         overrides.look(data, APT, JOURNALD, SYSCTL),
     ]
     if "backends" in roles:
         looks += [
+            Look((), lambda: missing(*redis.SECRETS.values())),
             redis.look(data),
             sockets.look(*redis.sockets(data)),
             overrides.look(data, redis.SERVICE, aliases=redis.ALIASES),
@@ -38,6 +51,7 @@ def preflight(*roles: str) -> None:
     if "frontends" in roles:
         looks += [
             nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data),
+            nginx_logs.look(data),
             sockets.look(*nginx.sockets(data), *exporters.sockets(data)),
             overrides.look(data, nginx.service(data), nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
         ]

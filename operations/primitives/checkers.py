@@ -1,12 +1,17 @@
 """How the services themselves judge their configuration: one shell command each."""
 
+from facts.fstab import VERIFY
+
 # How long a checker may take, when its set lands and when a unit is about to be told of it.
 CHECK_SECONDS = 60
 # A checker is a shell command that gets the paths of the set as its arguments. It is run as root with the new
 # files in place, and refuses them by a non-zero exit and whatever it prints.
 CHECKERS = {
-    # With everything else that is rotated: two rules for one file are an error.
-    "logrotate": "exec logrotate --debug /etc/logrotate.conf 2>&1 | { ! grep -F error:; }",
+    # With everything else that is rotated: two rules for one file are an error. Another's log that is not there is his.
+    "logrotate": """
+        logrotate --debug /etc/logrotate.conf 2>&1 | grep -F error: |
+            { ! grep -F -e "${1##*/}" -e "duplicate log entry"; }
+    """,
     # What a line asks for is made at once; a line that systemd-tmpfiles does not understand is refused.
     "tmpfiles": 'exec systemd-tmpfiles --create "$@"',
     # A warning is a refusal too: of two servers with one name nginx ignores the second, and only warns.
@@ -14,7 +19,7 @@ CHECKERS = {
         said=$(nginx -t 2>&1) || { printf '%s\n' "$said"; exit 1; }
         case $said in *'[warn]'*) printf '%s\n' "$said"; exit 1 ;; esac
     """,
-    "fstab": "exec findmnt --verify --tab-file /etc/fstab",
+    "fstab": f"exec {VERIFY}",
     # A real start: the server itself parses its configuration ($1) and its users ($2). It listens on a socket
     # of its own only. "NOAUTH" is the answer of a server that is up and does not know us.
     "redis": r"""

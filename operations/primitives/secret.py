@@ -37,6 +37,17 @@ def load(path: Path) -> dict[str, str]:
     return table
 
 
+def missing(*names: str) -> list[str]:
+    """Why there is no value of one of these, one sentence each."""
+    said = []
+    for name in names:
+        try:
+            secret(name)
+        except DeployError as error:
+            said.append(str(error))
+    return list(dict.fromkeys(said))
+
+
 def secret(name: str) -> str:
     """The value of a secret. Raises DeployError if there is none."""
     path = secrets_file()

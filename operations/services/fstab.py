@@ -1,12 +1,30 @@
 """The hardened mount table: fewer writes to the SD card, and /tmp in RAM."""
 
-from facts.fstab import BACKUP, FSTAB, FstabState
+from collections.abc import Mapping
+from typing import Any
+
+from facts.fstab import BACKUP, FSTAB, FstabObjections, FstabState
+from facts.several import Question
 from operations.primitives.config_set import ConfigFile, ConfigSet
+from operations.primitives.preflight import Look
 
 MARK = f"# Hardened by the okome repository; the file as it was: {BACKUP}"
 # commit=60: ext4 writes its journal once a minute instead of every 5 s; a power cut may lose that minute.
 EXT4 = ("noatime", "commit=60")
 TMP = "tmpfs /tmp tmpfs nosuid,nodev,size=25%,mode=1777 0 0"
+
+
+def look(data: Mapping[str, Any]) -> Look:
+    """What of the present table would make findmnt refuse the hardened one; `data` is the host's."""
+    if not data["fstab_hardened"]:
+        return Look(())
+    return Look(
+        (Question(FstabObjections),),
+        lambda said: [
+            f"findmnt --verify objects to {FSTAB}: {one}: mend that, or leave fstab_hardened off"
+            for one in said
+        ],
+    )
 
 
 def fstab(found: FstabState) -> ConfigSet:

@@ -52,6 +52,7 @@ SERVICE = ConfigSet(
     check="systemd",
     values={"replaced": REPLACED, "stop_s": STOP_S},
 )
+SECRETS = {"okome": "redis_okome", "exporter": "redis_exporter"}  # the password of each user
 ALIASES = ("redis.service",)  # Debian's unit has this name too
 # maxmemory counts data and client buffers, not what the allocator loses to fragmentation. Redis calls a ratio
 # above 1.5 bad (INFO memory, mem_fragmentation_ratio), and Debian's build, with the system's jemalloc, can't

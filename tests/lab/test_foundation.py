@@ -69,12 +69,16 @@ def test_hardened_fstab(node: Lab) -> None:
     node.verify()
 
 
-def test_a_table_that_findmnt_objects_to_is_put_back(node: Lab) -> None:
-    """A file system that is not there: mounting it at boot would fail, so nothing of ours goes beside it."""
+def test_a_table_that_findmnt_objects_to_is_told_of_and_put_back(node: Lab) -> None:
+    """Mounting it at boot would fail, so nothing of ours goes beside it: also if that is found at the last moment."""
     broken = "/dev/nonsuch /data ext4 defaults 0 2\n"
     node.execute("sh", "-c", f"printf '{broken}' > /etc/fstab; rm /etc/fstab.before-okome")
-    run = node.deploy("--data", "fstab_hardened=True")
-    assert run.status == 1
-    assert "/dev/nonsuch" in run.output
+    early = node.deploy("--data", "fstab_hardened=True")
+    assert early.status == 1
+    assert "findmnt --verify objects to /etc/fstab: /data: unreachable" in early.output
+    assert "Starting operation" not in early.output
+    late = node.deploy(deploy="tests/lab/fstab/cn01.py")
+    assert late.status == 1
+    assert "/dev/nonsuch" in late.output
     assert node.execute("cat", "/etc/fstab") == broken
     assert "No such file" in node.execute("ls", "/etc/fstab.before-okome", check=False)

@@ -46,11 +46,14 @@ SENTENCES = (
     "stream.d/mqtt.conf is read through /etc/nginx/nginx.conf:9 alone",
 )
 
-# Not nginx's own: one of them on another address of a port that ours has on all.
-ON_OUR_PORTS = """
-systemd-run -q --unit=web -- python3 -m http.server --bind 127.0.0.9 80
+# Not nginx's own, which on bookworm has port 80 already.
+# And rules of logrotate: one for our log, and one whose mistake is nobody's but its own.
+IN_THE_WAY = """
+printf '/var/log/nginx/*/*.log {\n}\n' >/etc/logrotate.d/all
+printf '/var/log/gone.log {\n}\n' >/etc/logrotate.d/gone
+systemd-run -q --unit=numbers -- python3 -m http.server 9113
 systemd-run -q --unit=fetch -- python3 -m http.server --bind 127.0.0.1 8010
-timeout 30 sh -c 'until [ "$(ss -Hltn "sport = :80 or sport = :8010" | wc -l)" = 2 ]; do sleep 0.1; done'
+timeout 30 sh -c 'until [ "$(ss -Hltn "sport = :9113 or sport = :8010" | wc -l)" = 2 ]; do sleep 0.1; done'
 """
 
 
@@ -115,10 +118,10 @@ def stopped(lab: Lab, bare: str) -> str:
     for path, text in STRANGERS.items():
         lab.execute("rm", "-f", f"/etc/nginx/{path}", node=NODE)
         put(lab, f"/etc/nginx/{path}", text)
-    lab.execute("sh", "-ec", ON_OUR_PORTS, node=NODE)
+    lab.execute("sh", "-ec", IN_THE_WAY, node=NODE)
     run = lab.deploy(deploy=DEPLOY, address=bare)
     assert run.status != 0
-    lab.execute("systemctl", "stop", "web", "fetch", node=NODE)
+    lab.execute("sh", "-c", "systemctl stop numbers fetch; rm /etc/logrotate.d/all", node=NODE)
     assert lab.execute("hostname", node=NODE).strip() == "raspberrypi"
     assert "okome" not in lab.execute("find", "/etc", "/var/lib", "/usr/local", node=NODE)
     lab.execute("sh", "-c", "rm -r /etc/nginx && mv /root/before /etc/nginx", node=NODE)
@@ -156,7 +159,9 @@ def under_stream(long_stream: Stream) -> Iterator[Stream]:
 def test_strangers_are_named_with_their_lines_all_at_once(stopped: str) -> None:
     for sentence in SENTENCES:
         assert f"/etc/nginx/{sentence}" in stopped
-    assert "port 80, which nginx needs, is taken by python3 (pid " in stopped
+    assert "port 9113, which the nginx exporter needs, is taken by python3 (pid " in stopped
+    assert "port 80" not in stopped
+    assert "/etc/logrotate.d/all:1 rotates /var/log/nginx/*/*.log, our " in stopped
     assert "`systemctl disable --now fetch.service`, or choose another fetch_port" in stopped
     assert "Traceback" not in stopped
 

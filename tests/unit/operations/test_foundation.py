@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facts.fstab import FstabState
+from facts.fstab import FstabState, objections
 from facts.fstab import parse as parse_fstab
 from facts.machine import parse as parse_machine
 from facts.packages import PackageState, UpgradeState, parse, parse_upgrade
 from operations.primitives.clock import is_wrong
-from operations.services.fstab import MARK, TMP, hardened
+from operations.services.fstab import MARK, TMP, hardened, look
 from operations.services.machine import findings
 
 PI = """\
@@ -121,6 +121,43 @@ def test_kernel_that_waits_for_a_reboot(running: str, images: list[str], newer: 
 def test_fstab_keeps_every_byte_on_its_way() -> None:
     said = ["=" + base64.b64encode(text.encode()).decode() for text in (PI, "")]
     assert parse_fstab(said) == FstabState(PI, "")
+
+
+# What util-linux 2.38 prints.
+FINDMNT = [
+    "/data",
+    "   [E] unreachable on boot required target: No such file or directory",
+    "   [W] unreachable source: /dev/nonsuch: No such file or directory",
+    "",
+    "0 parse errors, 1 error, 1 warning",
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (FINDMNT, ["/data: unreachable on boot required target: No such file or directory"]),
+        (
+            [
+                "findmnt: /etc/fstab: parse error at line 2 -- ignored",
+                "",
+                "1 parse error, 0 errors, 0 warnings",
+            ],
+            ["/etc/fstab: parse error at line 2 -- ignored"],
+        ),
+        (["", "Success, no errors or warnings detected"], []),
+    ],
+)
+def test_what_findmnt_objects_to(said: list[str], found: list[str]) -> None:
+    assert objections(said) == found
+
+
+def test_a_table_is_judged_before_it_is_to_be_hardened() -> None:
+    assert look({"fstab_hardened": False}).questions == ()
+    assert look({"fstab_hardened": False}).findings() == []
+    assert look({"fstab_hardened": True}).findings(["/data: why"]) == [
+        "findmnt --verify objects to /etc/fstab: /data: why: mend that, or leave fstab_hardened off"
+    ]
 
 
 def test_hardened_fstab_of_a_pi() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pyinfra.api import DeployError
 
 from console.secrets import complete, main
-from operations.primitives.secret import NAMES, load, secret
+from operations.primitives.secret import NAMES, load, missing, secret
 
 
 @pytest.fixture
@@ -73,6 +73,15 @@ def test_what_is_wrong_is_one_sentence_without_the_value(
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+def test_what_is_missing_is_said_once(path: Path) -> None:
+    (one,) = missing(*NAMES)
+    assert one.startswith("no secrets: run `make secrets`")
+    path.touch(mode=0o600)
+    assert [sentence.split()[3] for sentence in missing(*NAMES)] == [f"{name}:" for name in NAMES]
+    complete(path)
+    assert missing(*NAMES) == []
 
 
 def test_the_inventory_listing_shows_no_secret(path: Path) -> None:
