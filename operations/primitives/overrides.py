@@ -23,11 +23,18 @@ from operations.primitives.preflight import Look, seen
 OURS = "/etc/systemd/system"
 # The packages' units to which we have something to say.
 UNITS = tuple(sorted(folder.stem for folder in (TEMPLATES / OURS.lstrip("/")).glob("*.d")))
-# The owner's to say: said twice these say more and take nothing back; or they share out the machine.
+# The owner's to say: said twice these say more and take nothing back; or they share out what everybody wants at once.
 HARMLESS = re.compile(
     r"After|Before|Wants|Description|Documentation"
-    r"|Nice|Slice|(CPU|IO|StartupCPU|StartupIO|Tasks)\w+|Memory(Min|Low|High|Max|SwapMax)"
+    r"|Nice|((Startup)?(CPU|IO)|BlockIO)(Weight|DeviceWeight)|(CPU|IO|Tasks|Memory)Accounting|Memory(Min|Low)"
 )
+# What a service may not have more of, whatever is free: ours are sized for the node that they have (redis_maxmemory,
+# cache_keys_mb), and would be killed or held up below that. Without a value these take nothing.
+LIMITS = re.compile(
+    r"(Startup)?Memory(High|Max|SwapMax|Limit)|CPUQuota\w*|(Startup)?AllowedCPUs|CPUAffinity|TasksMax"
+    r"|IO(Read|Write)(Bandwidth|IOPS)Max|Limit[A-Z]+|RuntimeMaxSec|Slice"
+)
+NO_LIMIT = ("", "infinity")
 # Settings that are lists: each line adds to it, an empty one clears what was there.
 LISTS = re.compile(
     r"Exec\w+|Condition\w+|Assert\w+|On\w+|\w+Paths|CapabilityBoundingSet|SystemCallFilter|RestrictAddressFamilies"
@@ -111,6 +118,9 @@ def _against(
             continue
         if name in mine:
             if later or (LISTS.fullmatch(one.key) and mine[name][0] != ""):
+                yield one
+        elif LIMITS.fullmatch(one.key):
+            if one.value not in NO_LIMIT:
                 yield one
         elif RUNS.fullmatch(one.key) or of_package is None or name in of_package:
             yield one

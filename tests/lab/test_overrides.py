@@ -98,7 +98,7 @@ def test_so_does_a_unit_of_their_own_and_what_the_running_systemd_was_told(finis
     finished.execute(
         "sh", "-ec",
         f"sed s,/etc/redis/,/srv/cache/, /usr/lib/systemd/system/redis-server.service >{ETC}/redis-server.service;"
-        " systemctl daemon-reload; systemctl set-property --runtime redis-server CPUWeight=60;"
+        " systemctl daemon-reload; systemctl set-property --runtime redis-server CPUWeight=60 MemoryMax=1G;"
         " d=/run/systemd/system.control/redis-server.service.d;"
         " printf '[Service]\\nUser=nobody\\n' >$d/zz.conf; systemctl restart redis-server || true",
     )  # fmt: skip
@@ -107,6 +107,11 @@ def test_so_does_a_unit_of_their_own_and_what_the_running_systemd_was_told(finis
     assert f"{ETC}/redis-server.service stands in for redis-server.service" in run.output
     assert (
         "/run/systemd/system.control/redis-server.service.d/zz.conf:2 sets User of redis-server" in run.output
+    )
+    assert "/50-MemoryMax.conf:3 sets MemoryMax of redis-server" in run.output
+    assert (
+        finished.execute("systemctl", "show", "-p", "MemoryMax", "--value", "redis-server").strip()
+        == "infinity"
     )
     assert_runs_ours(finished)
     assert "50-CPUWeight.conf" in finished.execute("ls", "/run/systemd/system.control/redis-server.service.d")

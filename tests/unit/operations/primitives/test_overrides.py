@@ -64,7 +64,7 @@ def test_what_runs_is_ours_to_say_wherever_a_drop_in_stands(root: str, unit: str
         ("zzz.conf", "[Service]\nReadWritePaths=/x\n", 2),
         ("zzz.conf", "[Unit]\nAfter=x.target\nWants=x.target\n", None),
         # Nobody's business but theirs.
-        ("zzz.conf", "[Service]\nMemoryMax=6G\nNice=1\n", None),
+        ("zzz.conf", "[Service]\nMemoryLow=6G\nNice=1\nStartupCPUWeight=10\nIOAccounting=yes\n", None),
         ("zzz.conf", "[Service]\nExecReload=/x\n", 2),
         ("zzz.conf", "[Service]\nNice=1\\\nRestart=no\n", None),
         ("zzz.conf", f"{MARK}\n[Service]\nRestart=no\n", None),  # another set of ours
@@ -80,8 +80,35 @@ def test_a_drop_in_wins_by_its_name_and_by_what_it_says(name: str, text: str, li
 def test_before_the_package_is_there_nobody_knows_what_it_will_say() -> None:
     path = f"{ETC}/{UNIT}.d/a.conf"
     assert wins(path, "[Service]\nUser=x\n", packaged={}) == [(f"{path}:2 sets User of {UNIT}", True)]
-    assert wins(path, "[Service]\nMemoryMax=6G\nCPUWeight=50\n", packaged={}) == []
+    assert wins(path, "[Service]\nMemoryLow=6G\nCPUWeight=50\n", packaged={}) == []
     assert wins(f"{ETC}/service.d/a.conf", "[Service]\nUser=x\n", packaged={}) == []
+
+
+@pytest.mark.parametrize("packaged", [PACKAGED, {}])
+@pytest.mark.parametrize(
+    ("setting", "win"),
+    [
+        ("MemoryMax=1G", True),
+        ("MemoryHigh=80%", True),
+        ("MemorySwapMax=0", True),
+        ("CPUQuota=20%", True),
+        ("AllowedCPUs=0", True),
+        ("TasksMax=10", True),
+        ("IOReadBandwidthMax=/dev/mmcblk0 1M", True),
+        ("LimitNOFILE=256", True),
+        ("RuntimeMaxSec=1d", True),
+        ("Slice=small.slice", True),
+        ("MemoryMax=infinity", False),
+        ("CPUQuota=", False),
+    ],
+)
+def test_a_limit_wins_whatever_its_files_name(packaged: dict[str, str], setting: str, win: bool) -> None:
+    """As `systemctl set-property` leaves it, too."""
+    key = setting.partition("=")[0]
+    for folder, own in ((f"{UNIT}.d", True), ("redis-.service.d", False)):
+        path = f"/etc/systemd/system.control/{folder}/50-{key}.conf"
+        told = [(f"{path}:2 sets {key} of {UNIT}", own)] if win else []
+        assert wins(path, f"[Service]\n{setting}\n", packaged) == told
 
 
 @pytest.mark.parametrize("folder", ["service.d", "redis-.service.d"])
