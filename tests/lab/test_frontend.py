@@ -160,7 +160,7 @@ def test_strangers_are_named_with_their_lines_all_at_once(stopped: str) -> None:
     for sentence in SENTENCES:
         assert f"/etc/nginx/{sentence}" in stopped
     assert "port 9113, which the nginx exporter needs, is taken by python3 (pid " in stopped
-    assert "port 80" not in stopped
+    assert "port 80," not in stopped
     assert "/etc/logrotate.d/all:1 rotates /var/log/nginx/*/*.log, our " in stopped
     assert "`systemctl disable --now fetch.service`, or choose another fetch_port" in stopped
     assert "Traceback" not in stopped
