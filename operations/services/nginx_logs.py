@@ -8,7 +8,8 @@ from typing import Any
 
 from facts.overrides import LOGROTATE, TMPFILES, Overrides
 from facts.several import Question
-from operations.primitives.config_set import MARK, rendered
+from operations.primitives.config_set import rendered
+from operations.primitives.managed import MARK
 from operations.primitives.overrides import UNITS
 from operations.primitives.preflight import Look
 from operations.services.nginx import ACCESS_LOG, FOLDERS

@@ -2,7 +2,8 @@
 
 import pytest
 
-from operations.primitives.config_set import MARK, rendered
+from operations.primitives.config_set import rendered
+from operations.primitives.managed import MARK
 from operations.services.nginx import FOLDERS
 from operations.services.nginx_logs import logs, look, made_otherwise, rotated_twice
 
