@@ -296,8 +296,15 @@ def test_a_signal_ends_it_and_takes_both_flags_away(
         await asyncio.sleep(20)
         raise AssertionError("the signal did not end it")
 
+    def unheard(*_: object) -> None:
+        raise AssertionError("nobody waits for the signal")
+
     monkeypatch.setattr(probe, "watch", watch)
-    asyncio.run(probe.run(options))
+    before = signal.signal(number, unheard)  # or it would end the tests
+    try:
+        asyncio.run(probe.run(options))
+    finally:
+        signal.signal(number, before)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,8 @@ import pytest
 from pyinfra.api import OperationError, StringCommand
 
 import operations.primitives.unit as module
-from facts.units import UnitState
+from facts.several import Question
+from facts.units import UnitState, UnitStates
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.primitives.unit import (
@@ -58,6 +59,7 @@ DAEMON = Systemctl("daemon-reload")
 )
 def test_a_name_is_a_services_unless_it_says_otherwise(name: str, unit: str) -> None:
     assert canonical(name) == unit
+    assert module._question(name, enabled=True) == Question(UnitStates, {"units": (unit,)})
 
 
 @pytest.mark.parametrize(
