@@ -166,7 +166,8 @@ echo ::units; echo "$units"
 # Whether a unit runs, or will after the next boot.
 claims() {{
   echo "$units" | awk -v id="Id=$1.service" 'BEGIN {{ RS = ""; FS = "\n" }}
-    $1 == id && /\nActiveState=(active|reloading)|\nUnitFileState=(enabled|static|alias|indirect|generated)/ {{ yes = 1 }}
+    $1 == id &&
+      /\nActiveState=(active|reloading)|\nUnitFileState=(enabled|static|alias|indirect|generated)/ {{ yes = 1 }}
     END {{ exit !yes }}'
 }}
 # nmcli is slow to start: twice is enough for all that is asked of it.

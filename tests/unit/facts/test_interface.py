@@ -24,9 +24,9 @@ from facts.interface import (
     parse_networkmanager,
     parse_rivals,
     parse_units,
-    sections,
     unescape,
 )
+from facts.sections import sections
 
 
 def test_the_question_names_the_interface_that_is_meant() -> None:
