@@ -50,7 +50,7 @@ def checkout() -> Path:
     if not given or not (Path(given) / "test-engine/cli.mjs").is_file():
         raise LabError(
             f"OKOME_CACHE_TESTS is {given!r}; it has to be a checkout of the suite: "
-            f"`git clone {REPOSITORY} DIR && git -C DIR checkout {COMMIT}`, then OKOME_CACHE_TESTS=DIR."
+            f"`git clone {REPOSITORY} DIR`, `git -C DIR checkout {COMMIT}`, and OKOME_CACHE_TESTS=DIR."
         )
     if not shutil.which("node"):
         raise LabError("node is missing: apt-get install nodejs")

@@ -16,5 +16,5 @@ def test_without_the_suite_one_sentence_says_where_it_is(
     monkeypatch.delenv("OKOME_CACHE_TESTS", raising=False)
     if given is not None:
         monkeypatch.setenv("OKOME_CACHE_TESTS", given)
-    with pytest.raises(LabError, match=f"git clone https://.* DIR && git -C DIR checkout {COMMIT}"):
+    with pytest.raises(LabError, match=f"git clone https://.* DIR`, `git -C DIR checkout {COMMIT}"):
         checkout()
