@@ -18,7 +18,7 @@ from tests.lab.conftest import Lab
 from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
 from tests.nginx.box import make_certificate
 from tests.nginx.checks import CHECKS, Check
-from tests.unit.operations.services.test_nginx_strangers import KOME_CACHE
+from tests.unit.operations.services.etc_nginx import KOME_CACHE
 
 pytestmark = [needs_root, pytest.mark.timeout(900)]
 

@@ -7,7 +7,7 @@ import crossplane
 
 from facts.nginx_syntax import Directive, parse
 from operations.primitives.config_set import rendered
-from tests.unit.operations.services.test_nginx_strangers import CONFIG, DATA, KOME_CACHE, LOST, NGINX_CONF
+from tests.unit.operations.services.etc_nginx import CONFIG, DATA, KOME_CACHE, LOST, NGINX_CONF
 
 
 def test_it_is_read_as_crossplane_reads_it(tmp_path: Path) -> None:
