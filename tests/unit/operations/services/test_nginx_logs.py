@@ -20,6 +20,7 @@ LOG = "/var/log/nginx/okome"
         ("/var/log/*/*/*.log {\n}\n", 1),
         (f"/a.log {{\n daily }}\n{LOG}/*.log {{\n}}\n", 3),
         (f"/a.log {{\n postrotate\n  x\n }}\n endscript }}\n{LOG}/*.log {{\n}}\n", 6),
+        (f"/a.log {{ daily }}\n{LOG}/*.log {{\n}}\n", 2),
         (f"daily {LOG}//access.log {{\n}}\n", 1),
         # Debian's own for nginx, and what only looks alike.
         ("/var/log/nginx/*.log {\n}\n", None),
@@ -27,6 +28,7 @@ LOG = "/var/log/nginx/okome"
         (f"{LOG}/error.log {{\n}}\n", None),
         (f"# {LOG}/*.log {{\n", None),
         (f"/a.log {{\n olddir {LOG}/access.log\n}}\n", None),
+        (f"/a.log {{\n postrotate\n  x\n endscript\n olddir {LOG}/access.log\n}}\n", None),
         (f"/a.log {{\n postrotate\n  }}\n{LOG}/access.log\n endscript\n}}\n", None),
         (f"{MARK}\n{LOG}/*.log {{\n}}\n", None),
     ],
