@@ -73,6 +73,12 @@ def test_the_connection_is_the_one_that_the_device_names(
     assert parse_networkmanager(device, connections) == expected
 
 
+def test_ifupdown_is_in_charge_of_what_nobody_else_manages() -> None:
+    nobody = ["::interface", "eth0", "::networkd", "::ifupdown"]
+    assert parse(nobody)["manager"] == "ifupdown"
+    assert parse([*nobody, "::networkmanager", "100 (connected)"])["manager"] == "NetworkManager"
+
+
 def test_netplan_is_behind_what_is_in_charge_or_not_at_all() -> None:
     networkd = [
         "::networkd",
