@@ -207,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
+    os.umask(0o022)  # a node is made of folders that its own users have to read
     try:
         if args.function not in (up, power, down) or os.geteuid() != 0:
             return int(args.function(args))

@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -39,3 +40,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "left out: tests/lab boots nodes, which takes Linux and root; in a Linux VM with sudo it runs"
         )
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A node's program sets it for its own process; called by a test, it would be set for all tests behind that one."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)

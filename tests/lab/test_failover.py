@@ -26,7 +26,7 @@ def frontend(lab: Lab) -> Iterator[Frontend]:
     lab.execute("sh", "-c", install, node=NODE)
     run = lab.deploy(deploy=DEPLOY, address=address)
     assert (run.status, run.errors) == (0, 0), run.output
-    assert lab.execute("sh", "-c", "ls /var/lib/okome/replaced 2>/dev/null; true", node=NODE) == ""
+    assert lab.execute("sh", "-c", "find /var/lib/okome/replaced/etc 2>/dev/null; true", node=NODE) == ""
     frontend = Frontend(lab)
     with frontend.client:
         yield frontend
