@@ -46,6 +46,7 @@ def test_whose_the_files_are(node: Path) -> None:
     assert ask(node) == RedisState(foreign=(str(conf), str(acl)))
     acl.write_text(f"{MARK} us\n")
     assert ask(node) == RedisState(foreign=(str(conf),))
+    assert redis.parse(["foreign /etc/a b"]).foreign == ("/etc/a b",)
 
 
 def test_what_is_in_its_folder(node: Path) -> None:
