@@ -1,8 +1,10 @@
 """A command whose answer an operation reads: its own output, whatever the node's login shell prints besides."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from paramiko import SSHException
 from pyinfra.api import OperationError, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.connectors.util import CommandOutput, OutputLine
@@ -23,6 +25,20 @@ def ask(host: Host, command: StringCommand, **arguments: Any) -> tuple[bool, Com
     before, after = marked(CUT).split(CUT)
     done, output = host.run_shell_command(StringCommand(before, command, after, _separator=""), **given)
     return done, own(output)
+
+
+def connected(callback: Callable[..., bool]) -> Callable[..., bool]:
+    """For what pyinfra calls back: a connection that breaks fails the operation. operations.primitives.connection has
+    the sentence for it; pyinfra would print a traceback."""
+
+    @functools.wraps(callback)
+    def called(*arguments: Any) -> bool:
+        try:
+            return callback(*arguments)
+        except (OSError, EOFError, SSHException):
+            return False
+
+    return called
 
 
 def own(output: CommandOutput) -> CommandOutput:

@@ -9,7 +9,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.api.util import print_host_combined_output
 
-from operations.primitives.ask import ask
+from operations.primitives.ask import ask, connected
 
 # A clock that is off by less does no harm to apt, which takes no list from the future. Seconds.
 TOLERANCE = 60
@@ -37,6 +37,7 @@ def clock(ahead: float) -> Generator[FunctionCommand, None, None]:
     yield FunctionCommand(_set, (ahead,), {})
 
 
+@connected
 def _set(state: State, host: Host, ahead: float) -> bool:
     way = "ahead" if ahead > 0 else "behind"
     logger.info(f"{host.print_prefix}its clock was {abs(ahead):.0f} s {way}: set as this machine's")

@@ -16,7 +16,7 @@ from pyinfra.api.util import print_host_combined_output
 
 from facts.packages import FETCHED, FRONTEND, WAIT, Packages, PackageState, Upgrade, UpgradeState
 from facts.several import Question
-from operations.primitives.ask import ask
+from operations.primitives.ask import ask, connected
 from operations.primitives.foretold import foretold, present
 
 # apt's own two locks, on the lists and on the downloads, are not waited for by apt: DPkg::Lock::Timeout is about
@@ -96,6 +96,7 @@ def reached(said: Iterable[str]) -> bool:
     return any(re.match(r"(Hit|Get):\d+ (?!file:|cdrom:|copy:)", line) for line in said)
 
 
+@connected
 def _fetch(state: State, host: Host) -> bool:
     """The package lists. A repository that is away, expired or not signed is warned of: whether what is wanted can be
     had without it is seen when that is installed. Not so if all are away."""

@@ -16,7 +16,7 @@ from pyinfra.api.util import print_host_combined_output
 from facts.several import Question
 from facts.units import APPLIED, UnitState, UnitStates
 from node.transaction import FORMER, STATE
-from operations.primitives.ask import ask
+from operations.primitives.ask import ask, connected
 from operations.primitives.checkers import CHECK_SECONDS, CHECKERS
 from operations.primitives.config_set import ConfigSet, digest, host_data, rendered, restoration
 from operations.primitives.foretold import foretold, present
@@ -246,6 +246,7 @@ def commands(
             return shell(STAMP, f"{APPLIED}/{name}.{action}", f"{STATE}/{FORMER}", of, *paths)
 
 
+@connected
 def _run_unless(
     state: State,
     host: Host,

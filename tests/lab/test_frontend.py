@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from lab.client import FRONTEND, Client
 from operations.services.hit_ratio import STATE
-from operations.services.nginx import ACCESS_LOG
+from operations.services.nginx import ACCESS_LOG, SITE
 from operations.services.probe import CACHE
 from tests.lab.conftest import Lab
 from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
@@ -220,14 +221,23 @@ def test_a_stranger_on_a_finished_node_changes_nothing(
     assert_no_change(lab)
 
 
+TAKES_443 = f"""
+import http.server, pathlib, time
+while " 443 ssl" not in pathlib.Path({SITE!r}).read_text():
+    time.sleep(0.01)
+http.server.test(port=443)
+"""
+
+
 def test_what_nginx_does_not_do_after_a_reload_is_put_back(
     lab: Lab, finished: Frontend, under_stream: Stream, tmp_path: Path
 ) -> None:
-    """Somebody else has port 443: `nginx -t` does not see that, and nobody else says that nginx kept its old sites."""
+    """Somebody else takes port 443 in the last moment, so that the preflight could not see it: `nginx -t` does not see
+    that either, and nobody else says that nginx kept its old sites."""
     make_certificate(tmp_path / "cn00.pem")
     for suffix in (".pem", ".key"):
         put(lab, f"/etc/ssl/okome/cn00{suffix}", (tmp_path / "cn00").with_suffix(suffix).read_text())
-    finished.run("systemd-run -q --unit=stranger --collect python3 -m http.server 443")
+    finished.run(f"systemd-run -q --unit=stranger --collect python3 -c {shlex.quote(TAKES_443)}")
     files = "find /etc/nginx -type f -exec sha256sum {} + | sort"
     before = finished.run(files)
     run = lab.deploy("--data", "tls_certificate=/etc/ssl/okome/cn00.pem", deploy=DEPLOY)
