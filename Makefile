@@ -101,5 +101,5 @@ lock: setup # recompile the hashed requirements from pyproject.toml
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  -o requirements.txt
 
-mutants: setup ## one-line faults in the code that decides: nine in ten must fail a test; an hour, and not part of `test`
+mutants: setup ## one-line faults put into what decides: does a unit test notice each? About 17 minutes
 	@nice $(PY) -m tests.mutants

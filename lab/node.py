@@ -288,7 +288,8 @@ class Node:
             )
         except LabError:  # it went down while we asked
             return []
-        return [entry["local"] for link in links for entry in link.get("addr_info", [])]
+        # iproute2 says {} of an address that it was not asked for
+        return [entry["local"] for link in links for entry in link.get("addr_info", []) if entry]
 
     def ssh_address(self) -> str | None:
         """Where SSH answers now, or None."""

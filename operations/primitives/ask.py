@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from paramiko import SSHException
 from pyinfra.api import OperationError, StringCommand
 from pyinfra.api.host import Host
+from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from facts.answer import between_marks, marked, unreadable
@@ -32,9 +33,9 @@ def connected(callback: Callable[..., bool]) -> Callable[..., bool]:
     the sentence for it; pyinfra would print a traceback."""
 
     @functools.wraps(callback)
-    def called(*arguments: Any) -> bool:
+    def called(state: State, host: Host, *arguments: Any) -> bool:  # pyinfra looks for these two names
         try:
-            return callback(*arguments)
+            return callback(state, host, *arguments)
         except (OSError, EOFError, SSHException):
             return False
 
