@@ -61,7 +61,7 @@ class Node:
         """Everything that a change of the address may change."""
         return self.lab.execute(
             "sh", "-c",
-            "ip -br -4 address | sed s/@if[0-9]*//; ip -4 route; cat /etc/resolv.conf /etc/dhcpcd.conf"
+            "ip -br -4 address | sed 's/@if[0-9]* */ /'; ip -4 route; cat /etc/resolv.conf /etc/dhcpcd.conf"
             "; find /etc/NetworkManager /etc/netplan /etc/systemd/network -type f | sort | xargs -r sha256sum"
             f"; ls {PENDING} 2>&1; systemctl list-units --all --no-legend 'okome-address-undo*' | wc -l",
         )  # fmt: skip
