@@ -145,9 +145,11 @@ def require() -> None:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits for somebody to take note."""
+    """Whether a process is gone, or only waits for somebody to take note. While threads of it still end, what it
+    had open is open: the first of them is a zombie before the others are."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
     except (FileNotFoundError, ProcessLookupError):
         return True
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def planner() -> None:
 
 def test_origin() -> None:
     """The test origin, in its mode `up`; in place of the planner. Idempotent."""
-    if not control().exists():
+    if not _obeys():
         _end_processes()
-        _start(sys.executable, "-m", "lab.origin", "--listen", f"{ADDRESS}:{PORT}", "--control", control())
+        listen = ("--listen", f"{ADDRESS}:{PORT}")
+        _start(sys.executable, "-m", "lab.origin", *listen, "--control", control(), until=_obeys)
 
 
 def another(*command: str | Path) -> None:
@@ -83,7 +85,9 @@ def another(*command: str | Path) -> None:
     _start(*command)
 
 
-def _start(*command: str | Path) -> None:
+def _start(*command: str | Path, until: Callable[[], bool] | None = None) -> None:
+    """Returns once it answers: `until` says so, else that somebody listens there."""
+    answers = until or _listens
     log = machine.state_dir() / "orchestrator.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -95,7 +99,7 @@ def _start(*command: str | Path) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + 120
-    while not _answers():
+    while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             raise LabError(
                 f"`{' '.join(map(str, command))}` did not start at {ADDRESS}:{PORT}: {log} says why."
@@ -134,7 +138,7 @@ def tell(**words: Any) -> dict[str, Any]:
     except ValueError as error:
         raise LabError(f"{error}.") from error
     except OSError as error:
-        raise LabError("the test origin does not run: python -m lab up") from error
+        raise LabError(f"the test origin does not answer ({error}): python -m lab up") from error
 
 
 def _link() -> str:
@@ -149,12 +153,18 @@ def _attached() -> bool:
 
 
 def _answers() -> bool:
-    """Whether it listens. The test origin may be told not to; then its control socket answers."""
+    """Whether what stands there does. The test origin may be told not to listen; then it still obeys."""
+    return _obeys() or _listens()
+
+
+def _obeys() -> bool:
+    """Whether the test origin is there and takes commands."""
     try:
-        if control().exists():
-            origin.tell(control())
-            return True
+        origin.tell(control())
     except OSError:
         return False
-    listening = machine.run(inside("ss", "-Hltn", f"sport = :{PORT}"))
-    return str(PORT) in listening
+    return True
+
+
+def _listens() -> bool:
+    return str(PORT) in machine.run(inside("ss", "-Hltn", f"sport = :{PORT}"))

@@ -319,7 +319,10 @@ def tell(control: Path, **words: Any) -> dict[str, Any]:
         connection.connect(str(control))
         connection.sendall(json.dumps(words).encode() + b"\n")
         with connection.makefile() as lines:
-            answer: dict[str, Any] = json.loads(lines.readline())
+            line = lines.readline()
+    if not line:
+        raise ConnectionResetError("it went away without an answer")
+    answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer

@@ -1,6 +1,8 @@
 """An orchestrator that is killed, hangs, flaps or is slow, seen from the LAN through CN00 with its probe."""
 
 import json
+import os
+import signal
 import ssl
 import threading
 import time
@@ -9,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from group_data.frontends import probe_fall
+from lab import machine
 from lab.origin import chunk
 from tests.lab.conftest import Lab
-from tests.lab.frontend import DEPLOY, NODE, Frontend, Stream, needs_root
+from tests.lab.frontend import DEPLOY, NAMESPACE, NODE, Frontend, Stream, needs_root
 
 pytestmark = [needs_root, pytest.mark.timeout(600)]
 
@@ -232,9 +235,9 @@ def test_without_a_probe_everything_counts_as_up(frontend: Frontend) -> None:
 
 
 def test_a_probe_that_hangs_or_dies_is_started_again(frontend: Frontend) -> None:
-    for signal in ("KILL", "STOP"):
+    for end in ("KILL", "STOP"):
         before = frontend.run("systemctl show -P MainPID okome-probe")
-        frontend.run(f"kill -{signal} {before.strip()}")
+        frontend.run(f"kill -{end} {before.strip()}")
         limit = time.monotonic() + 60
         while frontend.run("systemctl show -P MainPID okome-probe").strip() in (before.strip(), "0"):
             assert time.monotonic() < limit
@@ -253,3 +256,10 @@ def test_the_origin_is_switched_from_the_command_line(lab: Lab, frontend: Fronte
         assert said.startswith("lab: "), said
         assert said.count("\n") == 1
     assert frontend.origin()["mode"] == "slow:2"
+
+
+def test_an_origin_that_was_killed_is_put_back_by_the_next_command(lab: Lab, frontend: Frontend) -> None:
+    for pid in machine.run(["ip", "netns", "pids", f"{NAMESPACE.name}-orchestrator"]).split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert json.loads(lab("origin", "up"))["mode"] == "up"
+    assert frontend.origin()["counts"] == {}

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def test_nothing_is_left(lab: Lab) -> None:
     assert not any(left.values()), left
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == forwarding
     probe("down")  # twice is no mistake
+
+
+def test_a_process_has_ended_when_all_its_threads_have() -> None:
+    """Until then its ports are taken, though the first thread, which the process is named after, is a zombie."""
+    code = """
+import ctypes, threading, sys
+threading.Thread(target=sys.stdin.read).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        limit = time.monotonic() + 30
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        assert not machine.ended(process.pid)
+        process.stdin.close()
+        while not machine.ended(process.pid):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
 
 
 def test_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
