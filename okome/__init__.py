@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from okome.budget import Budgets
     from okome.cache import Cache
-    from okome.connection import connect, connect_cluster
+    from okome.client import connect, connect_cluster, connect_sentinel
     from okome.decision import Decision, Lease, Outcome
     from okome.entry import Cached
     from okome.envelope import Bytes, Codec, Msgpack
@@ -61,6 +61,7 @@ __all__ = [
     "Status",
     "connect",
     "connect_cluster",
+    "connect_sentinel",
     "is_deterministic",
     "key_of",
 ]
@@ -68,7 +69,7 @@ __all__ = [
 _MODULES = {
     "budget": {"Budgets"},
     "cache": {"Cache"},
-    "connection": {"connect", "connect_cluster"},
+    "client": {"connect", "connect_cluster", "connect_sentinel"},
     "decision": {"Decision", "Lease", "Outcome"},
     "entry": {"Cached"},
     "envelope": {"Bytes", "Codec", "Msgpack"},

@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 
 from okome.admission import Admission
 from okome.budget_wire import Wire
-from okome.connection import UNAVAILABLE, Breaker, Clock
+from okome.connection import UNAVAILABLE, Breaker, Clock, Loop
 from okome.decision import Decision, Lease, Outcome
 from okome.errors import EvictingServerError
 from okome.keys import Keyspace
@@ -35,6 +35,7 @@ from okome.local_share import LocalShare
 from okome.reseeding import Reseeding
 from okome.rules import Charge, Rule, Rules, require_amount
 from okome.settlement import Settlement
+from okome.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class Budgets:
             raise ValueError(f"on_unavailable is 'share' or 'deny', not {on_unavailable!r}")
         self.counts: Counter[str] = Counter()
         self._clock = clock or Clock()
-        self._breaker = Breaker(breaker, self._clock.monotonic)
+        self._loop = Loop("these Budgets belong")
+        self._tasks = Tasks()
         self._ledger = ledger
         key = Keyspace("b", namespace)
         self._rules = Rules(rules, key)
@@ -85,6 +87,7 @@ class Budgets:
             retention_ms=math.ceil(retention * 1000),
             ledger=ledger is not None,
         )
+        self._breaker = Breaker(breaker, self._clock.monotonic, self._tasks, self._wire.reconnect)
         self._reseeding = Reseeding(
             self._wire, ledger, self._clock, self.counts, retention=retention, timeout=redis_timeout
         )
@@ -100,6 +103,7 @@ class Budgets:
         self._settlement = Settlement(
             self._wire, self._reseeding, ledger, self._breaker, self._clock, self.counts
         )
+        self._redis_timeout = redis_timeout
         self._checked = False
         self._checking = asyncio.Lock()
 
@@ -112,6 +116,9 @@ class Budgets:
 
     async def aclose(self) -> None:
         """Gives its connection back to the client's pool; the ledger is the caller's to close."""
+        self._loop.require()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._redis_timeout)
         await self._wire.aclose()
 
     async def check(self) -> None:
@@ -121,6 +128,7 @@ class Budgets:
         A process that ended may have settled what Redis never heard of. So every counter that the ledger knows
         is built anew from it, when it is first asked for.
         """
+        self._loop.require()
         async with self._checking:
             if self._checked or not self._rules.capped:
                 self._checked = True
@@ -147,6 +155,7 @@ class Budgets:
         Until then, and after the server has lost its data, hard caps answer STATE_LOST. Raises what Redis
         raises.
         """
+        self._loop.require()
         await self._wire.set_epoch()
 
     # The life of a lease
@@ -161,6 +170,7 @@ class Budgets:
         and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
         ledger; ValueError for a missing dimension or a bad amount, EvictingServerError as `check` does.
         """
+        self._loop.require()
         if not self._checked and not self._breaker.open:
             try:
                 await self.check()
@@ -187,6 +197,7 @@ class Budgets:
         can't be recorded: then don't work. The lease has been refunded then, unless it had been started before
         or, without a ledger, Redis does not answer.
         """
+        self._loop.require()
         return await self._settlement.start(lease)
 
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
@@ -195,6 +206,7 @@ class Budgets:
         a ledger) Redis could not record it; with a ledger, Redis's absence is no error: what it counted is
         rebuilt before the next decision.
         """
+        self._loop.require()
         amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
         for amount in amounts.values():
             require_amount(amount)
@@ -202,4 +214,5 @@ class Budgets:
 
     async def refund(self, lease: Lease) -> None:
         """It did not happen: all of it is given back, requests included. Otherwise as commit."""
+        self._loop.require()
         await self._settlement.settle(lease, {charge.rule.unit: 0 for charge in lease.charges})

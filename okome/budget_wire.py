@@ -13,7 +13,8 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from okome.budget_scripts import OPEN_SEED, RESERVE, SEED, SETTLE, START
-from okome.connection import Clock, Line, Script, require_bytes
+from okome.client import require_fit
+from okome.connection import Clock, Line, Script
 from okome.decision import mark_of
 from okome.keys import Keyspace, digest
 from okome.ledger import Account
@@ -62,7 +63,7 @@ class Wire:
         retention_ms: int,
         ledger: bool,
     ) -> None:
-        require_bytes(redis)
+        require_fit(redis)
         self._redis = redis
         self._line = Line(redis)
         self._key = key
@@ -75,6 +76,9 @@ class Wire:
 
     async def aclose(self) -> None:
         await self._line.aclose()
+
+    async def reconnect(self) -> None:
+        await self._line.reconnect()
 
     async def sync_clock(self) -> None:
         await self._clock.sync(self._line, self._timeout)

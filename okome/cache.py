@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 from msgspec.structs import replace
 
 from okome.computation import Computations, Work
-from okome.connection import UNAVAILABLE, Clock
+from okome.connection import UNAVAILABLE, Clock, Loop
 from okome.entry import Cached, Entry, draw, due, longest_draw, usable
 from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack
 from okome.errors import ComputeCancelledError, NotCachedError, RememberedError
@@ -63,6 +63,7 @@ class Cache(Generic[T]):
         self._clock = clock or Clock()
         self._uniform = uniform
         self._reach = longest_draw(self.policy.beta)
+        self._loop = Loop("this Cache belongs")
         self._tasks = Tasks()
         self._flights = Flights()
         self._store = Store(
@@ -81,6 +82,7 @@ class Cache(Generic[T]):
 
     async def __aenter__(self) -> Self:
         """Subscribes first, so that the first miss is woken as fast as all others."""
+        self._loop.require()
         await self._store.open()
         return self
 
@@ -89,6 +91,7 @@ class Cache(Generic[T]):
 
     async def aclose(self) -> None:
         """Lets write-backs finish within their deadline, cancels computations, ends the subscription."""
+        self._loop.require()
         for flight in list(self._flights.values()):
             if flight.task is not None and not flight.outcome.done():
                 flight.fail(ComputeCancelledError("the cache was closed"))
@@ -118,6 +121,7 @@ class Cache(Generic[T]):
         Raises what compute raises; RememberedError, NotCachedError, OverloadedError, ComputeCancelledError;
         and TimeoutError after policy.max_compute. Never an error of Redis.
         """
+        self._loop.require()
         _require_answerable(directives)
         work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
         if directives.no_store:
@@ -145,6 +149,7 @@ class Cache(Generic[T]):
         `complete` looks for the mark that only a whole stream ends with, such as the last event of SSE: a source
         that breaks off often just ends, without an error. So there is no default that would be safe.
         """
+        self._loop.require()
         _require_answerable(directives)
         tee = Tee(self.policy.max_bytes)
 
@@ -176,6 +181,7 @@ class Cache(Generic[T]):
 
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""
+        self._loop.require()
         entry = await self._store.read(value_name(key), tuple(tags), self._codec)
         cached = None if entry is None else usable(entry, self._clock.now())
         return None if cached is None else self._count(cached)
@@ -184,6 +190,7 @@ class Cache(Generic[T]):
         """Store a value that was computed elsewhere, in `compute` seconds; whoever computes it now won't
         overwrite it. False if it is too large or Redis did not take it.
         """
+        self._loop.require()
         work = Work(value_name(key), _nothing, self._codec, tuple(tags), force=True)
         token = os.urandom(TOKEN_BYTES)
         try:
@@ -206,6 +213,7 @@ class Cache(Generic[T]):
         """Forget the key: what is being computed for it now will not be stored. False if Redis could not be
         told.
         """
+        self._loop.require()
         names = (value_name(key), stream_name(key))
         for name in names:
             self._flights.forget(name)
@@ -213,6 +221,7 @@ class Cache(Generic[T]):
 
     async def invalidate_tag(self, tag: str) -> bool:
         """Forget every entry with this tag, stored or being computed. False if Redis could not be told."""
+        self._loop.require()
         self._flights.forget_tag(digest(tag))
         return await self._store.invalidate_tag(tag)
 

@@ -1,28 +1,24 @@
-"""Reaching CN01: a client with time limits, scripts that survive SCRIPT FLUSH, the server's clock."""
+"""What a client is used through: a line of one's own, scripts that survive SCRIPT FLUSH, the server's clock, a
+breaker, one event loop.
+"""
 
 import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import (
     ClusterError,
     NoScriptError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.maint_notifications import MaintNotificationsConfig
+
+from okome.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -41,81 +37,6 @@ def is_refusal(error: BaseException) -> bool:
 SYNC_INTERVAL = 60.0  # s
 _QUIET = 60.0  # s between two lines of the log about refusals
 DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
-
-
-_PLAIN: dict[str, Any] = {
-    "protocol": 2,  # AUTH is one command; HELLO brings nothing that is used here
-    "driver_info": None,  # else each connection says CLIENT SETINFO, which Redis from 7.2 on refuses our user
-    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-}
-
-
-def connect(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> Redis:
-    """A client for Cache and Budgets. `timeout`: seconds for connecting, for one answer, and for a free
-    connection.
-
-    The pool makes callers wait for a connection; redis-py's default pool raises beyond its limit. One
-    immediate retry, for connections that a restarted server has closed: every script of the library may be
-    sent twice.
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        **_PLAIN,
-    )
-    base = pool.connection_class  # one for TCP, one for TLS, one for sockets of this machine
-    pool.connection_class = type(base.__name__, (_Direct, base), {})
-    return Redis.from_pool(pool)
-
-
-def connect_cluster(url: str, *, max_connections: int = 32, timeout: float = 1.0) -> RedisCluster:
-    """The same for a Redis Cluster that any one of its nodes tells of; `max_connections` to each of them. Its
-    user may ask what CLUSTER_COMMANDS lists as well.
-    """
-    return RedisCluster.from_url(
-        url,
-        max_connections=max_connections,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        **_PLAIN,
-    )
-
-
-_SERIALIZER = HiredisRespSerializer()
-
-
-class _Direct(AbstractConnection):
-    """Sends as redis-py does, with less ado.
-
-    Packed in C, as its blocking client does where hiredis is installed. And not through asyncio.wait_for: before
-    Python 3.12 that makes a task of every send, and loses a cancellation that comes when it is done.
-    """
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        packed: list[bytes] = _SERIALIZER.pack(*args)
-        return packed
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        limit, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(limit or None):
-                await super().send_packed_command(command, check_health)
-        except TimeoutError:
-            raise RedisTimeoutError("Timeout writing to socket") from None
-        finally:
-            self.socket_timeout = limit
-
-
-def require_bytes(redis: Any) -> None:
-    """Raise ValueError for a client that decodes answers: values are bytes, not text."""
-    if redis.get_encoder().decode_responses:
-        raise ValueError(
-            "okome stores bytes: make the Redis client with decode_responses=False, or by connect()"
-        )
 
 
 class Line:
@@ -146,6 +67,23 @@ class Line:
             return await self._own.execute_command(*command)
         finally:
             self._busy = False
+
+    async def reconnect(self) -> None:
+        """All connections of the client go: the next command, wherever it comes from, finds out anew where Redis is.
+
+        Those in use go when their command is done. A cluster's client sees to it itself.
+        """
+        if self._own is self._redis:
+            return
+        pool = self._redis.connection_pool
+        await pool.update_active_connections_for_reconnect()
+        await pool.disconnect(inuse_connections=False)
+        if not self._busy and self._own.connection is not None:
+            self._busy = True
+            try:
+                await self._own.connection.disconnect()
+            finally:
+                self._busy = False
 
     async def aclose(self) -> None:
         """Gives its connection back."""
@@ -214,14 +152,25 @@ class Clock:
 
 class Breaker:
     """After a failed call Redis is left alone for `pause` seconds: who comes now need not wait to learn the
-    same. A refusal is no such failure: it came at once, and the next command may be taken.
+    same. A refusal is no such failure: it came at once, and the next command may be taken. READONLY says that it
+    is not the master any more: `reconnect` is called, once per pause, to find the one that is.
     """
 
-    def __init__(self, pause: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pause: float,
+        monotonic: Callable[[], float],
+        tasks: Tasks,
+        reconnect: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._pause = pause
         self._monotonic = monotonic
+        self._tasks = tasks
+        self._reconnect = reconnect
         self._open_until = float("-inf")
         self._quiet_until = float("-inf")
+        self._stays_until = float("-inf")
+        self._reconnecting: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -230,9 +179,50 @@ class Breaker:
     def trip(self, error: BaseException) -> None:
         if is_refusal(error):
             if self._monotonic() >= self._quiet_until:
-                log.warning("Redis refuses commands: %s", error)
+                log.warning("Redis refuses commands: %s", _named(error))
                 self._quiet_until = self._monotonic() + _QUIET
+            if isinstance(error, ReadOnlyError):
+                self._move()
             return
         if not self.open:
             log.warning("Redis is unavailable (%s): going on without it", type(error).__name__)
         self._open_until = self._monotonic() + self._pause
+
+    def _move(self) -> None:
+        under_way = self._reconnecting is not None and not self._reconnecting.done()
+        if under_way or self._monotonic() < self._stays_until:
+            return
+        self._stays_until = self._monotonic() + self._pause
+        self._reconnecting = self._tasks.spawn(self._moved())
+
+    async def _moved(self) -> None:
+        try:
+            await self._reconnect()
+        except UNAVAILABLE as error:
+            log.warning("closing connections to Redis: %s", type(error).__name__)
+
+
+def _named(error: BaseException) -> str:
+    """Its kind. Not what it says: for a command that it does not know, Redis repeats the arguments, AUTH's too."""
+    code = str(error).partition(" ")[0]
+    return code if code.isalpha() and code.isupper() else type(error).__name__
+
+
+class Loop:
+    """The event loop that something belongs to: the first one in which it is used. `belongs`: what, with the verb."""
+
+    def __init__(self, belongs: str) -> None:
+        self._belongs = belongs
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def require(self) -> None:
+        """Raises RuntimeError in another one, where what waits in the first would never be woken."""
+        running = asyncio.get_running_loop()
+        if self._loop is running:
+            return
+        if self._loop is not None:
+            raise RuntimeError(
+                f"{self._belongs} to the event loop of the first use: make another, over a Redis client of its own, "
+                "for each event loop"
+            )
+        self._loop = running

@@ -19,8 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NoReturn
 
 import msgspec
 import uvicorn
@@ -310,16 +309,18 @@ def default_rules(requests_per_minute: int, tokens_per_day: int) -> list[Rule]:
     ]
 
 
-def _redis_url(arguments: argparse.Namespace) -> str:
+def _redis_url(arguments: argparse.Namespace) -> str | Path:
     """Never with a password from the command line, which every user of the machine can read."""
-    if arguments.redis_url_file is not None:
-        return str(arguments.redis_url_file.read_text().strip())
-    if arguments.redis_url is not None:
-        if urlsplit(arguments.redis_url).password is not None:
+    file: Path | None = arguments.redis_url_file
+    if file is not None:
+        return file
+    url: str | None = arguments.redis_url
+    if url is not None:
+        if "@" in url:
             raise ValueError(
                 "a password does not belong on a command line: use OKOME_REDIS_URL or --redis-url-file"
             )
-        return str(arguments.redis_url)
+        return url
     return os.environ.get("OKOME_REDIS_URL", "redis://127.0.0.1:6379")
 
 
@@ -337,14 +338,27 @@ def _positive(text: str) -> float:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """What is not understood may be a URL with a password in it: it goes to no log."""
+        if "://" in message:
+            message = (
+                "a URL is given by --redis-url-file, OKOME_REDIS_URL or, without a password, --redis-url"
+            )
+        super().error(message)
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m okome.planner", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = _Parser(prog="python -m okome.planner", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 8000), metavar="HOST:PORT")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--redis-url", help="without a password; else set OKOME_REDIS_URL")
-    where.add_argument("--redis-url-file", type=Path, metavar="FILE", help="a file that holds the URL")
+    where.add_argument(
+        "--redis-url-file",
+        type=Path,
+        metavar="FILE",
+        help="a file that holds the URL; read again for each connection",
+    )
     parser.add_argument("--ledger", type=Path, default=Path("okome-ledger.sqlite"), metavar="FILE")
     parser.add_argument("--latency", type=_positive, default=0.2, metavar="S", help="to the first token")
     parser.add_argument("--tokens-per-second", type=_positive, default=50.0, metavar="N")

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from okome import scripts
-from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal, require_bytes
+from okome.client import require_fit
+from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal
 from okome.entry import Entry, may_be_used
 from okome.envelope import TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, unpack
 from okome.keys import Keyspace, digest
@@ -73,7 +74,7 @@ class Store:
         forget: Callable[[str], None],
         forget_tag: Callable[[str], None],
     ) -> None:
-        require_bytes(redis)
+        require_fit(redis)
         self._policy = policy
         self._clock = clock
         self._tasks = tasks
@@ -86,7 +87,7 @@ class Store:
         self._line = Line(redis)
         self._reader = Reader(self._line, self._line.limit(policy.redis_timeout))
         self._wakes = Wakes(redis, self._channel, self._heard)
-        self._breaker = Breaker(policy.breaker, clock.monotonic)
+        self._breaker = Breaker(policy.breaker, clock.monotonic, tasks, self._reconnect)
         life = policy.fresh + max(policy.stale, policy.stale_if_error) + policy.max_compute
         # A tag outlives every entry that hangs on it; without it they are misses.
         self._tag_ttl = _ms(2 * life)
@@ -124,6 +125,10 @@ class Store:
     def unavailable(self, error: BaseException) -> None:
         self._counts["refused" if is_refusal(error) else "unavailable"] += 1
         self._breaker.trip(error)
+
+    async def _reconnect(self) -> None:
+        await self._line.reconnect()
+        await self._wakes.renew()
 
     # Waiting for others
 

@@ -43,6 +43,12 @@ class Wakes:
             task.cancel()
             await asyncio.wait({task}, timeout=1)
 
+    async def renew(self) -> None:
+        """Subscribes anew, over another connection."""
+        if self._task is not None:
+            await self.aclose()
+            self.start()
+
     def arm(self, name: bytes) -> asyncio.Event:
         event = asyncio.Event()
         self._armed.setdefault(name, set()).add(event)
