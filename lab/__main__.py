@@ -107,7 +107,6 @@ def down(_: argparse.Namespace) -> int:
     orchestrator.down()
     lan.down()
     shutil.rmtree(machine.state_dir(), ignore_errors=True)
-    lan.restore_forwarding()
     say(f"down; base trees and packages stay in {machine.cache_dir()} for the next time")
     for left in (machine.state_dir().parent, Path("/run/netns")):
         if left.is_dir():
@@ -211,7 +210,7 @@ def main() -> int:
     try:
         if args.function not in (up, power, down) or os.geteuid() != 0:
             return int(args.function(args))
-        with machine.alone():
+        with machine.alone(machine.namespace()):
             return int(args.function(args))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

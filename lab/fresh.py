@@ -101,7 +101,7 @@ def swept() -> None:
         for left in {*group.glob(f"okome-{machine.name()}*"), *group.glob(f"okome-?{machine.name()}*")}:
             machine.remove_cgroups(left.name)
     for table in re.findall(rf"\bokome_\w?{machine.name()}\w*", machine.run(["nft", "list", "tables"])):
-        machine.run(["nft", "delete", "table", "ip", table])
+        lan.close_way_out(table)
 
 
 def main() -> int:
@@ -115,22 +115,21 @@ def main() -> int:
     failed = []
     try:
         machine.require()
-        forwarding = lan.IP_FORWARD.read_text()
         for suite in options.suite or tree.SUITES:
             os.environ["OKOME_LAB"] = f"f{suite[:2]}"
-            with newcomer(suite) as root:
-                for target in options.targets:
-                    print(f"\nfresh: make {target} on a bare {suite}", flush=True)
-                    started = time.monotonic()
-                    status = enter(root, "make", target)
-                    enter(root, "make", "down")
-                    print(
-                        f"fresh: make {target} on a bare {suite}: {status} after {time.monotonic() - started:.0f} s"
-                    )
-                    if status:
-                        failed.append(f"make {target} on {suite}")
-            swept()
-        lan.IP_FORWARD.write_text(forwarding)
+            try:
+                with newcomer(suite) as root:
+                    for target in options.targets:
+                        print(f"\nfresh: make {target} on a bare {suite}", flush=True)
+                        started = time.monotonic()
+                        status = enter(root, "make", target)
+                        enter(root, "make", "down")
+                        took = f"{time.monotonic() - started:.0f} s"
+                        print(f"fresh: make {target} on a bare {suite}: {status} after {took}")
+                        if status:
+                            failed.append(f"make {target} on {suite}")
+            finally:
+                swept()
     except LabError as error:
         print(f"fresh: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,9 @@ from lab import LabError, machine
 GATEWAY = every_node.lan_gateway
 NETWORK = ipaddress.IPv4Network(f"{GATEWAY}/{every_node.lan_prefix_length}", strict=False)
 BRIDGE = "br0"
+# What only one lab at a time changes, and how its table's comment begins.
+FORWARDING, FOUND = "okome-forwarding", "ip_forward was "
+# Of the network namespace that the lab's uplink is in: usually the machine's.
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -64,13 +67,10 @@ def up() -> bool:
     machine.run(["ip", "-n", space, "addr", "add", f"{inside}/30", "dev", "uplink"])
     machine.run(["ip", "-n", space, "link", "set", "uplink", "up"])
     machine.run(["ip", "-n", space, "route", "add", "default", "via", outside])
-    remembered = machine.state_dir().parent / "ip_forward"
-    if not remembered.exists():
-        remembered.write_text(IP_FORWARD.read_text())
-    IP_FORWARD.write_text("1")
     machine.run(machine.in_lan("sysctl", "-qw", "net.ipv4.ip_forward=1"))
     masquerade = """
 table ip {table} {{
+  {comment}
   chain out {{
     type nat hook postrouting priority srcnat;
     {match} masquerade;
@@ -86,8 +86,12 @@ table ip okome {{
   }}
 }}
 """
-    machine.run(["nft", "-f", "-"], stdin=masquerade.format(table=_table(), match=f"ip saddr {outside}/30"))
-    inner = masquerade.format(table="okome", match="oifname uplink") + stay
+    with machine.alone(FORWARDING):
+        found = next(iter(_tables().values()), IP_FORWARD.read_text().strip())
+        outer = {"table": _table(), "match": f"ip saddr {outside}/30", "comment": f'comment "{FOUND}{found}"'}
+        machine.run(["nft", "-f", "-"], stdin=masquerade.format(**outer))
+        IP_FORWARD.write_text("1")
+    inner = masquerade.format(table="okome", match="oifname uplink", comment="") + stay
     machine.run(machine.in_lan("nft", "-f", "-"), stdin=inner)
     _start_dnsmasq(outside)
     (machine.state_dir() / "lan").touch()
@@ -120,18 +124,26 @@ def down() -> None:
         machine.run(["ip", "netns", "del", machine.namespace()])
     if uplink.exists() and Path("/sys/class/net", uplink.read_text()).exists():
         machine.run(["ip", "link", "del", uplink.read_text()])
-    if _table() in machine.run(["nft", "list", "tables"]).split():
-        machine.run(["nft", "delete", "table", "ip", _table()])
+    close_way_out(_table())
     for left in (machine.state_dir() / "lan", uplink):
         left.unlink(missing_ok=True)
 
 
-def restore_forwarding() -> None:
-    """Put the machine's ip_forward back once the last lab is gone."""
-    remembered = machine.state_dir().parent / "ip_forward"
-    if remembered.exists() and not list(remembered.parent.glob("*/uplink")):
-        IP_FORWARD.write_text(remembered.read_text())
-        remembered.unlink()
+def close_way_out(table: str) -> None:
+    """Remove a lab's table, if it is there; with the last one the machine's ip_forward is again what it was."""
+    with machine.alone(FORWARDING):
+        tables = _tables()
+        if tables.keys() == {table}:
+            IP_FORWARD.write_text(tables[table])
+        if table in tables:
+            machine.run(["nft", "delete", "table", "ip", table])
+
+
+def _tables() -> dict[str, str]:
+    """What each lab has on this network → ip_forward as the first of them found it. Labs in mount namespaces of
+    their own do not see each other's folders, but they do see each other's tables, and need forwarding alike."""
+    rules = machine.run(["nft", "list", "ruleset", "ip"])
+    return dict(re.findall(rf'^table ip (okome_\w+) {{\n\s*comment "{FOUND}([01])"', rules, re.MULTILINE))
 
 
 def _table() -> str:

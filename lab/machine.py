@@ -113,20 +113,19 @@ def missing() -> list[str]:
 
 
 @contextlib.contextmanager
-def alone(seconds: float = 1800) -> Iterator[None]:
-    """One change of a lab at a time. The lock is an abstract socket's name: it goes with the process that holds
-    it, and no file is left behind. A LabError if another command holds it for that long."""
+def alone(what: str, seconds: float = 1800) -> Iterator[None]:
+    """One change of a lab, or of what labs share, at a time. The lock is an abstract socket's name: it goes with the
+    process that holds it, no file is left behind, and all see it whose network it is, whatever their mounts. A
+    LabError if another command holds it for that long."""
     deadline = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX) as lock:
         while True:
             try:
-                lock.bind(f"\0{namespace()}")
+                lock.bind(f"\0{what}")
                 break
             except OSError:
                 if time.monotonic() > deadline:
-                    raise LabError(
-                        f"another command has been changing the lab for {seconds:.0f} s."
-                    ) from None
+                    raise LabError(f"another command has been changing {what} for {seconds:.0f} s.") from None
             time.sleep(0.1)
         yield
 

@@ -125,6 +125,50 @@ def test_nothing_is_left(lab: Lab) -> None:
     probe("down")  # twice is no mistake
 
 
+# A lab whose folders no other one sees: each line is what to do to its LAN; the answer is what ip_forward is then.
+HIDDEN = """
+set -e
+for folder in /var/lib /run; do mount -t tmpfs hidden $folder; done
+exec "$@"
+"""
+LAN = """
+import os, sys
+from lab import lan
+print(os.getpid(), flush=True)
+for line in sys.stdin:
+    {"up": lan.up, "down": lan.down}[line.strip()]()
+    print(lan.IP_FORWARD.read_text().strip(), flush=True)
+lan.down()
+"""
+
+
+@pytest.mark.parametrize("found", ["0", "1"])
+def test_labs_that_do_not_see_each_other_share_forwarding(found: str) -> None:
+    """In a network of their own, so that no other lab of this machine has a say."""
+
+    def hidden(name: str, *network: str) -> subprocess.Popen[str]:
+        words = [*network, "unshare", "--mount", "sh", "-c", HIDDEN, "sh", "env", f"OKOME_LAB={name}"]
+        return subprocess.Popen([*AS_ROOT, *words, sys.executable, "-Bc", LAN], cwd=ROOT, stdin=-1, stdout=-1,
+                                text=True)  # fmt: skip
+
+    def told(lab: subprocess.Popen[str], *words: str) -> str:
+        assert lab.stdin is not None
+        assert lab.stdout is not None
+        print(*words, sep="\n", end="\n" if words else "", file=lab.stdin, flush=True)
+        return lab.stdout.readline().strip()
+
+    before = f'ip link set lo up && sysctl -qw net.ipv4.ip_forward={found} && exec "$@"'
+    with hidden("first", "unshare", "--net", "sh", "-c", before, "sh") as first:
+        pid = told(first)
+        with hidden("second", "nsenter", f"--net=/proc/{pid}/ns/net") as second:
+            told(second)
+            assert told(first, "up") == told(second, "up") == "1"
+            assert told(first, "down") == "1", "the second one still needs it"
+            assert told(first, "up") == told(second, "down") == "1"
+            assert told(first, "down") == found
+            assert told(second, "down") == found
+
+
 def test_a_process_has_ended_when_all_its_threads_have() -> None:
     """Until then its ports are taken, though the first thread, which the process is named after, is a zombie."""
     code = """
