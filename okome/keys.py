@@ -15,52 +15,91 @@ import msgspec
 
 from okome import acl
 
-VERSION = 1
-"""Of the canonical form below. Raise it when the same request would hash differently."""
+VERSION = 2
+"""Of the canonical form below. Raise it when the same request would hash differently, or two that hashed alike no
+longer should."""
 
 NOT_IN_KEY = frozenset({"user", "safety_identifier", "metadata", "store", "prompt_cache_key"})
 """Top-level fields of an OpenAI-style request that can't change the answer. Everything else is in the key:
 an allow-list of parameters is how a well-known proxy came to serve wrong answers."""
 
+SCHEMAS = frozenset({"schema", "parameters", "input_schema", "guided_json", "json", "properties"})
+"""Fields that hold a JSON schema, wherever they stand: `response_format`, tools, those of vLLM, llama.cpp and
+Ollama. Inside, every order counts: a model generates the properties in the order of the schema, and a tool's
+parameters stand in the prompt as they were sent."""
+
+_LAYOUT = 1  # of the names in Redis, which the ledger's counters share
 _NAMES = 4096  # of keys whose digests are kept
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def key_of(request: Mapping[str, Any], *, tenant: str, ignore: Collection[str] = NOT_IN_KEY) -> str:
-    """The key of a JSON-like request: the same for any order of fields, another for any other difference.
+    """The key of a JSON-like request: the same for any order of fields outside of SCHEMAS, another for any other
+    difference.
 
     1, 1.0, true and "1" are four different values. Raises TypeError for what JSON can't carry, ValueError for
     NaN and infinities. The key is a digest: it tells nothing about the request.
+
+    Takes some 3 ms per MB of text. Give a large request to `asyncio.to_thread`, and the event loop goes on.
     """
     kept = {name: value for name, value in request.items() if name not in ignore}
-    _require_json(kept)
+    schemas: list[Mapping[str, Any]] = []
+    _require_json(kept, schemas)
     canonical = msgspec.json.encode([VERSION, tenant, kept], order="sorted")
+    # Where they stand is in the canonical form already, so that their own order is all that is left to tell.
+    canonical += msgspec.json.encode(schemas)
     return f"v{VERSION}-{hashlib.blake2b(canonical, digest_size=20).hexdigest()}"
 
 
 def is_deterministic(request: Mapping[str, Any]) -> bool:
-    """Whether the same request gives the same answer: temperature 0 or a fixed seed."""
-    temperature, seed = request.get("temperature"), request.get("seed")
-    return (temperature == 0 and temperature is not False) or (isinstance(seed, int) and seed is not True)
+    """Whether the same request gives the same answer: temperature 0, and nothing that looks at the world.
+
+    A seed is none: OpenAI's reference calls it a best effort that guarantees nothing. Tools of type function or
+    custom are the caller's to carry out: that a model asks for one depends on the request alone. All others
+    (web_search, file_search, code_interpreter, mcp ...) are carried out while it answers, and find another world
+    each time.
+    """
+    temperature = request.get("temperature")
+    if isinstance(temperature, bool) or temperature != 0:
+        return False
+    if any(request.get(name) is not None for name in _LOOKING):
+        return False
+    tools = request.get("tools") or ()
+    return isinstance(tools, list | tuple) and all(
+        isinstance(tool, Mapping) and tool.get("type") in _CALLERS_TOOLS for tool in tools
+    )
 
 
-def _require_json(value: object) -> None:
-    match value:
-        case None | bool() | int() | str():
-            return
-        case float():
-            if not math.isfinite(value):
-                raise ValueError(f"{value} has no canonical form in a key")
-        case Mapping():
-            for name, item in value.items():
-                if not isinstance(name, str):
-                    raise TypeError(f"a field of a request is named by text, not by {type(name).__name__}")
-                _require_json(item)
-        case list() | tuple():
+_CALLERS_TOOLS = ("function", "custom")
+_LOOKING = ("web_search_options", "plugins", "data_sources")  # OpenAI's, OpenRouter's, Azure's
+_SCALARS = {type(None), bool, int, str}
+
+
+def _require_json(value: object, schemas: list[Mapping[str, Any]] | None) -> None:
+    """`schemas`: those found are added, in canonical order; None inside of one."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} has no canonical form in a key")
+    elif isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(f"a field of a request is named by text, not by {type(name).__name__}")
+        for name in sorted(value):
+            item = value[name]
+            if schemas is not None and name in SCHEMAS and isinstance(item, Mapping):
+                schemas.append(item)
+                _require_json(item, None)
+            else:
+                _require_json(item, schemas)
+    elif isinstance(value, list | tuple):
+        if not set(map(type, value)) <= _SCALARS:  # a prompt of a million tokens is one step
             for item in value:
-                _require_json(item)
-        case _:
-            raise TypeError(f"{type(value).__name__} has no canonical form in a key")
+                _require_json(item, schemas)
+    elif not isinstance(value, int | str):
+        raise TypeError(f"{kind.__name__} has no canonical form in a key")
 
 
 def digest(text: str) -> str:
@@ -86,7 +125,7 @@ class Keyspace:
     def __init__(self, purpose: str, namespace: str) -> None:
         if not _NAMESPACE.fullmatch(namespace):
             raise ValueError(f"a namespace is 1 to 64 letters, digits, '_', '.' and '-', not {namespace!r}")
-        self._stem = f"{acl.PREFIX}{purpose}{VERSION}:{{{namespace}}}:"
+        self._stem = f"{acl.PREFIX}{purpose}{_LAYOUT}:{{{namespace}}}:"
 
     def __call__(self, kind: str, name: str = "") -> str:
         return f"{self._stem}{kind}:{name}" if name else self._stem + kind

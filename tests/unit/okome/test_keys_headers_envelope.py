@@ -10,20 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from okome import Bytes, Directives, Msgpack, Quota, Status, is_deterministic, key_of
+from okome import Bytes, Directives, Msgpack, Quota, Status, is_deterministic, key_of, keys
 from okome.envelope import Envelope, Kind, unpack
 from okome.headers import cache_headers, rate_limit_headers
 from okome.keys import Keyspace
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
 
+NAMES = st.text().filter(lambda name: name not in keys.SCHEMAS)  # Hypothesis finds them in the source
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=10,
 )
 
@@ -37,9 +38,69 @@ def shuffled(value: Any) -> Any:
     return value
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=5))
+@given(st.dictionaries(NAMES, JSON, max_size=5))
 def test_the_order_of_fields_is_no_difference(request: dict[str, Any]) -> None:
     assert key_of(request, tenant="t") == key_of(shuffled(request), tenant="t")
+
+
+@pytest.mark.parametrize(
+    "holding",
+    [
+        lambda schema: {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        },
+        lambda schema: {"response_format": {"type": "json_object", "schema": schema}},
+        lambda schema: {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+        lambda schema: {"functions": [{"name": "f", "parameters": schema}]},
+        lambda schema: {"tools": [{"name": "f", "input_schema": schema}]},
+        lambda schema: {"guided_json": schema},
+        lambda schema: {"structured_outputs": {"json": schema}},
+        lambda schema: {"format": schema},
+    ],
+)
+def test_the_order_of_a_schemas_properties_is_a_difference(holding: Any) -> None:
+    """A model generates them in that order: an answer before its reason is another answer."""
+    text = {"type": "string"}
+    inner = {"type": "object", "properties": {"reason": text, "answer": text}}
+    swapped = {"type": "object", "properties": {"answer": text, "reason": text}}
+    nested = {"type": "object", "properties": {"list": {"type": "array", "items": inner}}}
+    nested_swapped = {"type": "object", "properties": {"list": {"type": "array", "items": swapped}}}
+    keys = {
+        key_of(REQUEST | holding(schema), tenant="t") for schema in (inner, swapped, nested, nested_swapped)
+    }
+    assert len(keys) == 4
+    # What stands around the schema has no order, as everywhere.
+    outside = holding(inner)
+    assert key_of(dict(reversed((REQUEST | outside).items())), tenant="t") == key_of(
+        REQUEST | outside, tenant="t"
+    )
+
+
+def test_which_of_two_schemas_has_which_order_is_a_difference() -> None:
+    one: dict[str, Any] = {"a": 1, "b": 2}
+    two: dict[str, Any] = {"b": 2, "a": 1}
+    pairs = [(one, one), (one, two), (two, one), (two, two)]
+    keys = {
+        key_of({"tools": [{"parameters": {"properties": these}} for these in pair]}, tenant="t")
+        for pair in pairs
+    }
+    assert len(keys) == 4
+
+
+def test_a_million_tokens_are_looked_at_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+    look = keys._require_json
+
+    def counting(*arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        look(*arguments)
+
+    monkeypatch.setattr(keys, "_require_json", counting)
+    key_of({"prompt": list(range(1_000_000))}, tenant="t")
+    assert steps == 2
+    with pytest.raises(TypeError):
+        key_of({"prompt": [*range(1000), object()]}, tenant="t")
 
 
 def test_every_other_difference_is_one() -> None:
@@ -67,7 +128,7 @@ def test_what_cannot_change_the_answer_is_not_in_the_key() -> None:
 
 def test_the_canonical_form_is_stable() -> None:
     """Another digest here empties every cache at the next deploy: raise VERSION instead."""
-    assert key_of(REQUEST, tenant="acme") == "v1-fede7bff79c815061a3947022836c16b45e14e11"
+    assert key_of(REQUEST, tenant="acme") == "v2-9c8d837cf434d5857cb8ab5142b43010a26fa7e1"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {1: "x"}, {1}, b"x", object()])
@@ -81,12 +142,27 @@ def test_what_json_cannot_carry_is_refused(value: object) -> None:
     [
         ({"temperature": 0}, True),
         ({"temperature": 0.0}, True),
-        ({"seed": 1}, True),
+        ({"temperature": 0, "seed": 1}, True),
+        ({"seed": 1}, False),
+        ({"temperature": 0.7, "seed": 1}, False),
         ({"temperature": 0.1}, False),
         ({}, False),
+        ({"temperature": None}, False),
+        ({"temperature": "0"}, False),
         ({"temperature": False}, False),
-        ({"seed": True}, False),
-        ({"seed": None}, False),
+        ({"temperature": 0, "tools": None}, True),
+        ({"temperature": 0, "tools": []}, True),
+        ({"temperature": 0, "tools": [{"type": "function", "function": {"name": "f"}}]}, True),
+        ({"temperature": 0, "tools": [{"type": "custom", "custom": {"name": "f"}}]}, True),
+        ({"temperature": 0, "tools": [{"type": "function"}, {"type": "web_search"}]}, False),
+        ({"temperature": 0, "tools": [{"type": "mcp", "server_url": "x"}]}, False),
+        ({"temperature": 0, "tools": ["web_search"]}, False),
+        ({"temperature": 0, "tools": "web_search"}, False),
+        ({"temperature": 0, "tools": {"type": "function"}}, False),
+        ({"temperature": 0, "web_search_options": {}}, False),
+        ({"temperature": 0, "web_search_options": None}, True),
+        ({"temperature": 0, "plugins": [{"id": "web"}]}, False),
+        ({"temperature": 0, "data_sources": []}, False),
     ],
 )
 def test_deterministic(request_: dict[str, Any], deterministic: bool) -> None:
