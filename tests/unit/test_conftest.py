@@ -1,0 +1,33 @@
+"""What holds for all tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import AS_ROOT, lab_can_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        "import pytest\n@pytest.mark.skipif(True, reason='no such program')\ndef test_it(): pass\n",
+        "import pytest\ndef test_it(): pytest.skip('no such program')\n",
+        "import pytest\n@pytest.fixture\ndef it(): pytest.skip('no such program')\ndef test_it(it): pass\n",
+    ],
+    ids=["by a mark", "in the test", "in a fixture"],
+)
+def test_where_the_lab_can_run_nothing_is_skipped(tmp_path: Path, left_out: str) -> None:
+    (tmp_path / "test_it.py").write_text(left_out)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-rs",
+         f"--rootdir={tmp_path}", "-c", "/dev/null", tmp_path],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert "no such program" in done.stdout
+    fails = lab_can_run() and not AS_ROOT
+    assert ("no test is skipped: no such program" in done.stdout) == fails
+    assert done.returncode == fails
