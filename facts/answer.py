@@ -3,6 +3,7 @@ before the command does, and after it."""
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ def between_marks(output: Sequence[str]) -> list[str]:
     return lines[: end - 1] if end and not lines[end - 1] else lines[:end]
 
 
-class Answer(FactBase[T]):
+class Answer(FactBase[T], ABC):
     """A fact whose `command` is marked, whatever it is, and whose `read` sees the command's own lines.
 
     No line at all is `default()`. Lines that `read` stumbles over are a FactError: one sentence with the fact's
@@ -51,9 +52,9 @@ class Answer(FactBase[T]):
         command.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined] # pyinfra sorts arguments by it
         cls.command = command
 
+    @abstractmethod
     def read(self, output: list[str]) -> T:
         """What the lines say: the parser of this fact."""
-        raise NotImplementedError
 
     def process(self, output: list[str]) -> T:
         lines: list[str] = []

@@ -15,7 +15,7 @@ from typing import Self
 
 from group_data.all import ssh_user
 from lab import LabError, machine, tree
-from lab.pi import BARE, CONFIG_TXT, IMAGER, STAND_IN
+from lab.pi import BARE, CARD, CONFIG_TXT, IMAGER, STAND_IN
 
 BOOT_SECONDS = 300  # of a machine that is busy with something else; two or three on a quiet one
 # What runs inside a node as root gets this environment and nothing of the operator's.
@@ -130,7 +130,7 @@ class Node:
             script,
             "sh",
             self._overlay,
-            IMAGER if imager else BARE,
+            CARD + (IMAGER if imager else BARE),
             "sh",
             manager,
             public_key,

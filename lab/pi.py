@@ -54,18 +54,26 @@ dtoverlay=dwc2,dr_mode=host
 [all]
 """
 
-# What makes a Debian tree a Pi on its first day. The manager's name is $1, the operator's public key $2,
-# its name on a node $3; config.txt is $5, raspi-config $6.
-BARE = """
+# What every card of Raspberry Pi OS begins with; BARE or IMAGER follows in the same shell.
+CARD = """
 set -e
 echo raspberrypi > /etc/hostname
 cat > /etc/hosts <<'HOSTS'
 127.0.0.1 localhost
 ::1 localhost ip6-localhost ip6-loopback
+
 127.0.1.1 raspberrypi
 HOSTS
 : > /etc/machine-id  # systemd makes one at the first boot
-rm -f /etc/ssh/ssh_host_*; ssh-keygen -q -A
+rm -f /etc/ssh/ssh_host_*
+rm -f /etc/resolv.conf; : > /etc/resolv.conf
+"""
+
+# What makes a Debian tree a Pi on its first day. The manager's name is $1, the operator's public key $2,
+# its name on a node $3; config.txt is $5, raspi-config $6.
+BARE = """
+set -e
+ssh-keygen -q -A
 useradd --create-home --shell /bin/bash --groups sudo,adm,systemd-journal "$3"
 echo "$3 ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/010_pi-nopasswd
 chmod 440 /etc/sudoers.d/010_pi-nopasswd
@@ -73,7 +81,6 @@ install -d -m 700 -o "$3" -g "$3" "/home/$3/.ssh"
 echo "$2" > "/home/$3/.ssh/authorized_keys"; chown "$3:" "/home/$3/.ssh/authorized_keys"
 chmod 600 "/home/$3/.ssh/authorized_keys"
 printf '\\n# a local edit, as found on a node set up by hand\\nnodev\\n' >> /etc/dhcpcd.conf
-rm -f /etc/resolv.conf; : > /etc/resolv.conf
 # Its resolvconf would stand in NetworkManager's way; a Pi has it only where systemd-networkd is in charge.
 [ "$1" = networkd ] || dpkg --purge systemd-resolved > /dev/null
 systemctl -q disable NetworkManager NetworkManager-wait-online dhcpcd systemd-networkd
@@ -110,16 +117,6 @@ esac
 # The operator's public key is $2, its name on a node $3, the instance $4.
 IMAGER = """
 set -e
-echo raspberrypi > /etc/hostname
-cat > /etc/hosts <<'HOSTS'
-127.0.0.1 localhost
-::1 localhost ip6-localhost ip6-loopback
-
-127.0.1.1 raspberrypi
-HOSTS
-: > /etc/machine-id  # systemd makes one at the first boot
-rm -f /etc/ssh/ssh_host_*
-rm -f /etc/resolv.conf; : > /etc/resolv.conf
 dpkg --purge systemd-resolved > /dev/null
 systemctl -q disable ssh dhcpcd systemd-networkd
 systemctl -q enable NetworkManager NetworkManager-wait-online

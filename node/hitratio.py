@@ -146,22 +146,16 @@ def replace(path: Path, text: str) -> None:
 
 def prometheus(totals: Totals) -> str:
     """Prometheus' text format. Locations are nginx's prefixes, so their number is small and fixed."""
-    lines = [
-        "# HELP okome_cache_requests_total Requests that the cache was asked for.",
-        "# TYPE okome_cache_requests_total counter",
-    ]
-    for name, count in sorted(totals.locations.items()):
-        label = name.replace("\\", r"\\").replace('"', r"\"")
-        lines.append(f'okome_cache_requests_total{{location="{label}",result="hit"}} {count.hits}')
-        lines.append(f'okome_cache_requests_total{{location="{label}",result="miss"}} {count.misses}')
-    lines += [
-        "# HELP okome_cache_bytes_total Bytes of bodies that were answered with.",
-        "# TYPE okome_cache_bytes_total counter",
-    ]
-    for name, count in sorted(totals.locations.items()):
-        label = name.replace("\\", r"\\").replace('"', r"\"")
-        lines.append(f'okome_cache_bytes_total{{location="{label}",result="hit"}} {count.hit_bytes}')
-        lines.append(f'okome_cache_bytes_total{{location="{label}",result="miss"}} {count.miss_bytes}')
+    lines: list[str] = []
+    for name, says, hits, misses in (
+        ("okome_cache_requests_total", "Requests that the cache was asked for.", "hits", "misses"),
+        ("okome_cache_bytes_total", "Bytes of bodies that were answered with.", "hit_bytes", "miss_bytes"),
+    ):
+        lines += [f"# HELP {name} {says}", f"# TYPE {name} counter"]
+        for location, count in sorted(totals.locations.items()):
+            label = location.replace("\\", r"\\").replace('"', r"\"")
+            for result, value in (("hit", getattr(count, hits)), ("miss", getattr(count, misses))):
+                lines.append(f'{name}{{location="{label}",result="{result}"}} {value}')
     lines += [
         "# HELP okome_log_unreadable_lines_total Lines of the access log that are not okome_fmt.",
         "# TYPE okome_log_unreadable_lines_total counter",

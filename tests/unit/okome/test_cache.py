@@ -7,7 +7,7 @@ import pytest
 from bench.redis_server import RedisServer
 from okome import ComputeCancelledError, Directives, NotCachedError, Status
 from tests.unit.okome.caches import Answer, Later, Open, Origin, paused
-from tests.unit.okome.waiting import PATIENCE, joined, settled, told_to_wait, until
+from tests.unit.okome.waiting import PATIENCE, joined, owner_and_waiter, settled, until
 
 pytestmark = pytest.mark.anyio
 
@@ -72,12 +72,7 @@ async def test_a_waiter_in_another_process_is_woken_by_the_message(
         open_cache(poll=1000, lock_ttl=1000) as one,
         open_cache(poll=1000) as two,
     ):
-        origin.release.clear()
-        owner = asyncio.create_task(one.get_or_compute("k", origin))
-        await origin.started.wait()
-        waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await told_to_wait(server)
-        origin.release.set()
+        owner, waiter = await owner_and_waiter(one, two, origin, server)
         assert (await owner).status is Status.MISS
         assert (await waiter).status is Status.COALESCED
     assert origin.calls == 1
@@ -89,12 +84,7 @@ async def test_a_lost_message_is_found_by_polling(
 ) -> None:
     async with asyncio.timeout(PATIENCE), open_cache() as one, open_cache(poll=0.05) as two:
         two._store._wakes.wake = lambda name: None  # type: ignore[method-assign]  # as if the message never came
-        origin.release.clear()
-        owner = asyncio.create_task(one.get_or_compute("k", origin))
-        await origin.started.wait()
-        waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await told_to_wait(server)
-        origin.release.set()
+        owner, waiter = await owner_and_waiter(one, two, origin, server)
         await owner
         assert (await waiter).status is Status.COALESCED
     assert origin.calls == 1

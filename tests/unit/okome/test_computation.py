@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from bench.redis_server import RedisServer
 from okome import ComputeCancelledError, Directives, RememberedError, Status
 from tests.unit.okome.caches import Answer, Later, Open, Origin
-from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
+from tests.unit.okome.waiting import PATIENCE, owner_and_waiter, settled, until
 
 pytestmark = pytest.mark.anyio
 
@@ -138,13 +138,8 @@ async def test_waiters_elsewhere_learn_of_a_listed_failure_at_once(
         open_cache(negative_errors=(ValueError,), negative=60) as one,
         open_cache(poll=1000) as two,
     ):
-        origin.release.clear()
         origin.error = ValueError("down")
-        owner = asyncio.create_task(one.get_or_compute("k", origin))
-        await origin.started.wait()
-        waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await told_to_wait(server)
-        origin.release.set()
+        owner, waiter = await owner_and_waiter(one, two, origin, server)
         with pytest.raises(ValueError, match="down"):
             await owner
         with pytest.raises(RememberedError):

@@ -11,7 +11,7 @@ from bench.redis_server import RedisServer
 from okome import Bytes, Cache, CachePolicy, Directives, Status, connect
 from okome.connection import Clock
 from tests.unit.okome.caches import Answer, Open, Origin
-from tests.unit.okome.waiting import PATIENCE, settled, told_to_wait, until
+from tests.unit.okome.waiting import PATIENCE, owner_and_waiter, settled, until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,12 +84,7 @@ async def test_too_large_is_passed_through_and_counted(
         open_cache(max_bytes=10) as one,
         open_cache(max_bytes=10, poll=1000) as two,
     ):
-        origin.release.clear()
-        owner = asyncio.create_task(one.get_or_compute("k", origin))
-        await origin.started.wait()
-        waiter = asyncio.create_task(two.get_or_compute("k", origin))
-        await told_to_wait(server)
-        origin.release.set()
+        owner, waiter = await owner_and_waiter(one, two, origin, server)
         first, second = await asyncio.gather(owner, waiter)
         assert (first.status, first.stored, second.status) == (Status.MISS, False, Status.BYPASS)
         await settled(one)

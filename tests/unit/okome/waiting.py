@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.redis_server import RedisServer
-from okome import Cache, Cap, Lease
+from okome import Cache, Cached, Cap, Lease
+from tests.unit.okome.caches import Answer, Origin
 
 PATIENCE = 60.0  # s
 
@@ -32,6 +33,19 @@ async def joined(cache: Cache[Any], callers: int) -> None:
 async def told_to_wait(*servers: RedisServer, processes: int = 1) -> None:
     """Until so many others have been told for how long the lock is taken: from then on a message wakes them."""
     await until(lambda: sum(server.calls().get("pttl", 0) for server in servers) >= processes)
+
+
+async def owner_and_waiter(
+    one: Cache[Answer], two: Cache[Answer], origin: Origin, server: RedisServer
+) -> tuple[asyncio.Task[Cached[Answer]], asyncio.Task[Cached[Answer]]]:
+    """`one` computes, `two` has been told to wait for it, and only then the origin answers."""
+    origin.release.clear()
+    owner = asyncio.create_task(one.get_or_compute("k", origin))
+    await origin.started.wait()
+    waiter = asyncio.create_task(two.get_or_compute("k", origin))
+    await told_to_wait(server)
+    origin.release.set()
+    return owner, waiter
 
 
 def expire(server: RedisServer, *leases: Lease) -> None:
