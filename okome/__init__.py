@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from okome.entry import Cached
     from okome.envelope import Bytes, Codec, Msgpack
     from okome.errors import (
+        CallerError,
+        CircularError,
         ComputeCancelledError,
         EvictingServerError,
         NotCachedError,
@@ -39,7 +41,9 @@ __all__ = [
     "CachePolicy",
     "Cached",
     "CachedStream",
+    "CallerError",
     "Cap",
+    "CircularError",
     "Codec",
     "ComputeCancelledError",
     "Decision",

@@ -20,19 +20,19 @@ from typing import Any, Generic, Self, TypeVar
 
 from msgspec.structs import replace
 
-from okome.computation import Computations, Work
+from okome.computation import Computations
 from okome.connection import UNAVAILABLE, Clock, Loop
 from okome.entry import Cached, Entry, draw, due, longest_draw, usable
 from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack
 from okome.errors import ComputeCancelledError, NotCachedError, RememberedError
-from okome.flight import Flight, Flights
+from okome.flight import Caller, Flight, Flights, Work
 from okome.headers import Directives, Status
 from okome.keys import digest, stream_name, value_name
 from okome.policy import CachePolicy
 from okome.store import Owned, Store
 from okome.stream import CachedStream, follow
 from okome.tasks import Tasks
-from okome.tee import Tee, Unfit
+from okome.tee import Tee
 
 T = TypeVar("T")
 
@@ -115,29 +115,36 @@ class Cache(Generic[T]):
         *,
         tags: Collection[str] = (),
         directives: Directives = _NO_DIRECTIVES,
+        keep: Callable[[T], bool | float] | None = None,
     ) -> Cached[T]:
         """The cached value, or compute()'s, which runs at most once at a time for all processes.
 
-        Raises what compute raises; RememberedError, NotCachedError, OverloadedError, ComputeCancelledError;
-        and TimeoutError after policy.max_compute. Never an error of Redis.
+        `keep` says of a computed value whether it is stored, or for how many seconds it is fresh; the default is
+        to store all. What it declines goes to those who waited for it, and to nobody else.
+
+        compute() runs in its caller's context. A CallerError that it raises is that caller's alone: whoever waits
+        computes for himself. The value comes as it does from Redis, by the codec, wherever it comes from.
+
+        Raises what compute raises; RememberedError, NotCachedError, OverloadedError, ComputeCancelledError,
+        CircularError; and TimeoutError after policy.max_compute. Never an error of Redis.
         """
         self._loop.require()
         _require_answerable(directives)
-        work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache)
+        work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache, keep=keep)
         if directives.no_store:
             return self._count(Cached(await self._computations.uncached(work), Status.BYPASS))
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return found
-        flight, leads = found
-        return self._count(_shared(await flight.join(), leads=leads))
+        flight, caller = found
+        return self._count(_shared(await flight.join(caller), leads=flight.leader is caller))
 
     async def stream(
         self,
         key: str,
         produce: Callable[[], AsyncIterator[bytes]],
         *,
-        complete: Callable[[Sequence[bytes]], bool],
+        complete: Callable[[Sequence[bytes]], bool | float],
         tags: Collection[str] = (),
         directives: Directives = _NO_DIRECTIVES,
     ) -> CachedStream:
@@ -151,26 +158,29 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         _require_answerable(directives)
-        tee = Tee(self.policy.max_bytes)
 
-        async def pump() -> tuple[bytes, ...] | Unfit:
+        async def pump(tee: Tee) -> tuple[bytes, ...]:
             await tee.pump(produce())
-            if tee.overflowed:
-                return Unfit.TOO_LARGE
-            return tee.chunks if complete(tee.chunks) else Unfit.CUT_SHORT
+            return tee.chunks
 
-        work = Work(stream_name(key), pump, _CHUNKS, tuple(tags), directives.no_cache, tee)
+        work = Work(
+            stream_name(key), pump, _CHUNKS, tuple(tags), directives.no_cache, streams=True, keep=complete
+        )
         if directives.no_store:
             return await self._bypass(produce)
         found = await self._lookup(work, directives)
         if isinstance(found, Cached):
             return CachedStream.replay(found.value, found.headers())
-        flight, leads = found
+        flight, caller = found
         if flight.tee is None or flight.tee.overflowed:
-            flight.leave()
+            flight.leave(caller)
             return await self._bypass(produce)
         return await follow(
-            flight, flight.tee, self.policy.fresh, lambda cached: self._count(_shared(cached, leads=leads))
+            flight,
+            caller,
+            flight.tee,
+            self.policy.fresh,
+            lambda cached: self._count(_shared(cached, leads=flight.leader is caller)),
         )
 
     async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
@@ -192,6 +202,8 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         work = Work(value_name(key), _nothing, self._codec, tuple(tags), force=True)
+        if self._store.left_alone:
+            return False
         token = os.urandom(TOKEN_BYTES)
         try:
             owned = await self._store.enter(work.name, work.tags, work.codec, token, force=True)
@@ -201,7 +213,7 @@ class Cache(Generic[T]):
         if not isinstance(owned, Owned):
             raise AssertionError("by force the lock is ours")  # noqa: TRY004  # not a caller's mistake
         self._flights.forget(work.name)  # what is being computed here is old now
-        envelope = self._computations.encode(work, token, owned.generations, value, compute)
+        _, envelope = self._computations.pack(work, token, owned.generations, value, compute)
         # A task of its own: our cancellation must not keep the lock from those who wait for it.
         if envelope is None:
             await asyncio.shield(self._tasks.spawn(self._store.release(work.name, token)))
@@ -227,15 +239,15 @@ class Cache(Generic[T]):
 
     async def _lookup(
         self, work: Work, directives: Directives
-    ) -> Cached[Any] | tuple[Flight[Cached[Any]], bool]:
-        """A value that can be served at once, or the flight, entered, and whether this caller leads it."""
+    ) -> Cached[Any] | tuple[Flight[Cached[Any]], Caller[Cached[Any]]]:
+        """A value that can be served at once, or the flight that was entered, and by whom."""
         flights, name = self._flights, work.name
         flight = flights.look(name)
         try:
             fallback = None
             if work.force:
-                flight = None
-            elif flight is None or flight.background or directives.only_if_cached:
+                flight = flights.renewing(name)
+            elif flight is None or flight.background or flight.force or directives.only_if_cached:
                 entry = await self._store.read(name, work.tags, work.codec)
                 if entry is not None:
                     now = self._clock.now()
@@ -251,11 +263,12 @@ class Cache(Generic[T]):
                 if directives.only_if_cached:
                     raise NotCachedError("only-if-cached, and it is not")
                 flight = flights.joinable(name)
-            leads = flight is None
+            flights.require_outside(name)
+            caller: Caller[Cached[Any]] = Caller(work)
             if flight is None:
-                flight = self._computations.launch(work, fallback)
-            flight.enter()
-            return flight, leads
+                flight = self._computations.launch(caller, fallback)
+            flight.enter(caller)
+            return flight, caller
         finally:
             flights.looked(name)
 
@@ -265,7 +278,7 @@ class Cache(Generic[T]):
         if ttl > 0:
             self.counts["early"] += 1
         if work.name not in self._flights and not self._store.left_alone:
-            self._computations.launch(work, entry, background=True)
+            self._computations.launch(Caller(work), entry, background=True)
 
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[_COUNTED[cached.status]] += 1

@@ -5,38 +5,25 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from okome.connection import UNAVAILABLE, Clock
 from okome.entry import Cached, Entry, instead, of_failure, of_too_large, of_value, quieted, usable
-from okome.envelope import TOKEN_BYTES, Codec, Envelope, Kind
-from okome.errors import ComputeCancelledError, OverloadedError, RememberedError
-from okome.flight import Flight, Flights
+from okome.envelope import TOKEN_BYTES, Envelope, Kind
+from okome.errors import CallerError, ComputeCancelledError, OverloadedError, RememberedError
+from okome.flight import Caller, Flight, Flights, Work
 from okome.headers import Status
 from okome.policy import CachePolicy
 from okome.store import Newer, Owned, Store, require_wanted
 from okome.tasks import Tasks
-from okome.tee import Tee, Unfit
+from okome.tee import Tee
 
 log = logging.getLogger(__name__)
 
 _AnyFlight = Flight[Cached[Any]]
-
-
-class Work(msgspec.Struct, frozen=True):
-    """What is asked for, and how it is computed. `name`: the digest of the key."""
-
-    name: str
-    compute: Callable[[], Awaitable[Any]]
-    codec: Codec[Any]
-    tags: tuple[str, ...]
-    force: bool = False
-    """Take the lock from whoever has it, look at no value."""
-    tee: Tee | None = None
 
 
 class Computations:
@@ -61,9 +48,13 @@ class Computations:
         self._uniform = uniform
         self._slots = asyncio.Semaphore(policy.degraded_computes)
 
-    def launch(self, work: Work, fallback: Entry | None, *, background: bool = False) -> _AnyFlight:
+    def launch(
+        self, leader: Caller[Cached[Any]], fallback: Entry | None, *, background: bool = False
+    ) -> _AnyFlight:
         """`fallback`: what was found, and is of use only should computing fail, if at all."""
-        flight = self._flights.begin(work.name, work.tags, background=background, tee=work.tee)
+        work = leader.work
+        tee = Tee(self._policy.max_bytes) if work.streams else None
+        flight = self._flights.begin(leader, background=background, tee=tee)
         flight.task = self._tasks.spawn(self._fly(flight, work, fallback))
         return flight
 
@@ -71,7 +62,9 @@ class Computations:
         try:
             await self._resolve(flight, work, fallback)
         except asyncio.CancelledError:
-            flight.outcome.cancel()
+            flight.fail(
+                ComputeCancelledError("the cache was closed")
+            )  # unless nobody waits: then it is over already
             raise
         except Exception as error:  # noqa: BLE001  # delivered to those who wait
             flight.fail(error)
@@ -82,8 +75,11 @@ class Computations:
 
     async def _resolve(self, flight: _AnyFlight, work: Work, fallback: Entry | None) -> None:
         """Sets the flight's outcome: another's value, or our own."""
+        if flight.after is not None:
+            await asyncio.wait({flight.after.outcome})
+            flight.after = None
         if fallback is not None and fallback.envelope.kind is Kind.PASS:
-            return await self._pass(flight, work)
+            return await self._pass(flight)
         self._store.listen()
         token = os.urandom(TOKEN_BYTES)
         seen = fallback.envelope.token if fallback else b""
@@ -94,14 +90,14 @@ class Computations:
             event = self._store.arm(work.name)
             try:
                 if self._store.left_alone:
-                    return await self._degraded(flight, work, fallback)
+                    return await self._degraded(flight, fallback)
                 try:
                     found = await self._store.enter(
                         work.name, work.tags, work.codec, token, seen=seen, force=work.force
                     )
                 except UNAVAILABLE as error:
                     self._store.unavailable(error)
-                    return await self._degraded(flight, work, fallback)
+                    return await self._degraded(flight, fallback)
                 if isinstance(found, Owned):
                     return await self._own(flight, work, fallback, token, found.generations)
                 if isinstance(found, Newer):
@@ -111,7 +107,7 @@ class Computations:
                             return None
                         fallback = found.entry
                         if fallback.envelope.kind is Kind.PASS:
-                            return await self._pass(flight, work)
+                            return await self._pass(flight)
                     continue
                 if flight.background and not flight.waiters:
                     return None  # somebody else is at it, and nobody here waits
@@ -168,14 +164,17 @@ class Computations:
     ) -> None:
         """Compute, deliver, write back. The lock is ours, and is given up or used whatever happens."""
         beat = self._tasks.spawn(self._store.keep(work.name, token))
-        started = self._clock.monotonic()
         envelope: Envelope | None = None
         try:
-            value = await self._timed(work)
-            envelope = self.encode(work, token, generations, value, self._clock.monotonic() - started)
+            value, seconds = await self._computed(flight)
+            value, envelope = self.pack(
+                flight.leader.work, token, generations, value, seconds, tee=flight.tee
+            )
             _deliver(flight, value, envelope)
-            if value is Unfit.CUT_SHORT:
-                self._flights.end(work.name, flight)  # a new caller is not to get what was cut short
+            if envelope is None:
+                self._flights.end(work.name, flight)  # a new caller is not to get what is not kept
+        except CallerError:
+            pass  # nobody is left, and whoever comes next computes for himself
         except Exception as error:  # noqa: BLE001  # whatever compute raises is delivered to those who wait
             envelope = self._failed(flight, work, fallback, token, error)
         finally:
@@ -194,7 +193,7 @@ class Computations:
         """Deliver a failure, or the old value instead. Returns what to store, if anything."""
         log.info("computing failed: %s", type(error).__name__)
         now = self._clock.now()
-        stale = self._instead(fallback, work)
+        stale = self._instead(fallback, flight)
         if stale is not None and fallback is not None:
             flight.land(stale)
             return quieted(self._policy, token, now, fallback)
@@ -203,67 +202,119 @@ class Computations:
             return None  # what is stored may be good: a failure does not take its place
         return of_failure(self._policy, work.codec.name, token, now, error, fallback)
 
-    def _instead(self, fallback: Entry | None, work: Work) -> Cached[Any] | None:
-        if work.tee is not None and work.tee.begun:
+    def _instead(self, fallback: Entry | None, flight: _AnyFlight) -> Cached[Any] | None:
+        if flight.tee is not None and flight.tee.begun:
             return None  # the beginning of the new one is out already
         return instead(fallback, self._clock.now())
 
-    def encode(
-        self, work: Work, token: bytes, generations: dict[str, bytes | None], value: Any, compute: float
-    ) -> Envelope | None:
-        """What to store: the value; that it is too large; or (None) nothing."""
-        if value is Unfit.CUT_SHORT:
-            self._counts["cut_short"] += 1
-            return None
-        now, codec = self._clock.now(), work.codec
-        if value is Unfit.TOO_LARGE:
-            envelope = of_too_large(self._policy, codec.name, token, now)
-        else:
+    async def _computed(self, flight: _AnyFlight) -> tuple[Any, float]:
+        """The leader's value, and the seconds it took; of a leader who is told that he may not, the next one's. Raises
+        what the computation raises, and CallerError when nobody is left who could lead.
+        """
+        while True:
+            began = self._clock.monotonic()
             try:
-                body = codec.encode(value)
-            except Exception:
-                self._counts["unencodable"] += 1
-                log.exception("a value could not be encoded, and was not stored")
-                return None
-            tags = {tag: generation for tag, generation in generations.items() if generation is not None}
-            envelope = of_value(self._policy, codec.name, token, now, body, compute, tags)
-        if envelope.kind is Kind.PASS:
-            self._counts["oversize"] += 1
-        return envelope
+                value = await self._timed(flight.compute)
+            except CallerError as error:
+                if not flight.hand_on(error):
+                    raise
+                self._counts["handed_on"] += 1
+            else:
+                return value, self._clock.monotonic() - began
 
-    async def _timed(self, work: Work) -> Any:
+    async def _timed(self, compute: Callable[[], Awaitable[Any]]) -> Any:
         self._counts["computes"] += 1
         try:
             async with asyncio.timeout(self._policy.max_compute):
-                return await work.compute()
+                return await compute()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             raise ComputeCancelledError("the computation was cancelled from within") from None
 
+    # What is stored
+
+    def pack(
+        self,
+        work: Work,
+        token: bytes,
+        generations: dict[str, bytes | None],
+        value: Any,
+        compute: float,
+        *,
+        tee: Tee | None = None,
+    ) -> tuple[Any, Envelope | None]:
+        """The value as a hit would have it, and what to store: the value, that it is too large, or (None) nothing."""
+        now, codec = self._clock.now(), work.codec.name
+        if tee is not None and tee.overflowed:
+            self._counts["oversize"] += 1
+            return value, of_too_large(self._policy, codec, token, now)
+        value, body = self._carried(work, value)
+        if body is None:
+            return value, None
+        fresh = self._lifetime(work, value)
+        if not fresh:
+            self._counts["cut_short" if work.streams else "declined"] += 1
+            return value, None
+        tags = {tag: generation for tag, generation in generations.items() if generation is not None}
+        envelope = of_value(self._policy, codec, token, now, body, compute, tags, fresh)
+        if envelope.kind is Kind.PASS:
+            self._counts["oversize"] += 1
+        return value, envelope
+
+    def _carried(self, work: Work, value: Any) -> tuple[Any, bytes | None]:
+        """The value as it comes back from Redis, so that a miss has the type of a hit; and encoded. As it is,
+        and None, if it can't be.
+        """
+        try:
+            body = work.codec.encode(value)
+            # A stream's readers have its chunks already.
+            return (value if work.streams else work.codec.decode(body)), body
+        except Exception:
+            self._counts["unencodable"] += 1
+            log.exception("a value could not be encoded, and was not stored")
+            return value, None
+
+    def _lifetime(self, work: Work, value: Any) -> float:
+        """Seconds for which it is fresh; 0: it is not stored."""
+        if work.keep is None:
+            return self._policy.fresh
+        try:
+            return self._policy.lifetime(work.keep(value))
+        except Exception:
+            self._counts["undecided"] += 1
+            log.exception("whether to keep a value could not be told, and it was not stored")
+            return 0.0
+
     # Without the cache, or without Redis
 
-    async def _pass(self, flight: _AnyFlight, work: Work) -> None:
+    async def _pass(self, flight: _AnyFlight) -> None:
         """It is known to be too large: nobody waits for anybody."""
         flight.status = Status.BYPASS
-        flight.land(Cached(await self.uncached(work), Status.BYPASS))
+        async with self._slot() if self._store.gone else nullcontext():
+            value, _ = await self._computed(flight)
+        self._land_unstored(flight, value)
 
-    async def _degraded(self, flight: _AnyFlight, work: Work, fallback: Entry | None) -> None:
+    async def _degraded(self, flight: _AnyFlight, fallback: Entry | None) -> None:
         """Compute without Redis: coalesced in this process, and not too many at a time."""
         if flight.background and not flight.waiters:
             return
         flight.status = Status.DEGRADED
         try:
             async with self._slot():
-                value = await self._timed(work)
+                value, _ = await self._computed(flight)
         except Exception:
-            stale = self._instead(fallback, work)
+            stale = self._instead(fallback, flight)
             if stale is None:
                 raise
             flight.land(stale)
         else:
-            flight.land(Cached(value, Status.DEGRADED))
+            self._land_unstored(flight, value)
+
+    def _land_unstored(self, flight: _AnyFlight, value: Any) -> None:
+        value, _ = self._carried(flight.leader.work, value)
+        flight.land(Cached(value, flight.status))
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -280,10 +331,9 @@ class Computations:
 
     async def uncached(self, work: Work) -> Any:
         """Compute what is not to be stored."""
-        if not self._store.gone:
-            return await self._timed(work)
-        async with self._slot():
-            return await self._timed(work)
+        async with self._slot() if self._store.gone else nullcontext():
+            value, _ = self._carried(work, await self._timed(work.compute))
+        return value
 
     def uncached_stream(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Likewise."""

@@ -102,8 +102,11 @@ def of_value(
     body: bytes,
     compute: float,
     tags: Mapping[str, bytes],
+    fresh: float | None = None,
 ) -> Envelope:
-    """`body` for as long as `policy` says; or, if it is too large, that it is. `compute`: seconds it took."""
+    """`body`, fresh for so many seconds (None: as the policy says), or that it is too large. `compute`: seconds it
+    took.
+    """
     if len(body) > policy.max_bytes:
         return of_too_large(policy, codec, token, now)
     return Envelope(
@@ -111,7 +114,7 @@ def of_value(
         codec,
         token,
         now,
-        policy.fresh,
+        policy.fresh if fresh is None else fresh,
         body,
         policy.stale,
         policy.stale_if_error,

@@ -5,6 +5,17 @@ class OkomeError(Exception):
     """The base of them all."""
 
 
+class CallerError(OkomeError):
+    """A failure that concerns the caller and not the key: over budget, not allowed. Raise it, or a class of your own
+    that is one, inside a computation: it reaches that caller alone and is never remembered, and whoever waits for the
+    same key computes for himself.
+    """
+
+
+class CircularError(OkomeError, RuntimeError):
+    """A key was asked for inside its own computation, directly or by way of others. It would wait for itself."""
+
+
 class NotCachedError(OkomeError, LookupError):
     """only-if-cached, and it is not: HTTP 504."""
 

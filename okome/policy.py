@@ -53,3 +53,15 @@ class CachePolicy:
             raise ValueError(f"max_bytes is 1 to {MAX_BYTES}, not {self.max_bytes}")
         if self.degraded_computes < 1:
             raise ValueError("degraded_computes is at least 1")
+
+    def lifetime(self, verdict: object) -> float:
+        """Seconds for which a value is fresh, 0 if it is not to be stored, by what `keep` or `complete` said of it:
+        True, False, or a number of seconds. Raises TypeError or ValueError for anything else.
+        """
+        if isinstance(verdict, bool):
+            return self.fresh if verdict else 0.0
+        if not isinstance(verdict, int | float):
+            raise TypeError(f"whether a value is kept is said by True, False or seconds, not by {verdict!r}")
+        if not 0 <= verdict < math.inf:
+            raise ValueError(f"a value is fresh for a number of seconds, not for {verdict}")
+        return float(verdict)

@@ -53,7 +53,8 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """)
 
 # KEYS value, lock, tags...; ARGV token, ttl (ms), entry, channel, message, generations...
-# 1 stored, 0 the lock is not ours any more, -1 a tag was invalidated since we entered.
+# 1 stored, 0 the lock is not ours any more, -1 a tag was invalidated since we entered. The tags outlive the entry,
+# however long that lives.
 COMMIT = Script(f"""
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   if {_HEAD} == ARGV[1] then return 1 end
@@ -63,7 +64,10 @@ local stored = 1
 for i = 3, #KEYS do
   if redis.call('GET', KEYS[i]) ~= ARGV[3 + i] then stored = -1 end
 end
-if stored == 1 then redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end
+if stored == 1 then
+  redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2])
+  for i = 3, #KEYS do redis.call('PEXPIRE', KEYS[i], 2 * ARGV[2], 'GT') end
+end
 redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[4], ARGV[5])
 return stored

@@ -281,7 +281,7 @@ class Store:
         except UNAVAILABLE as error:
             self._counts["store_failed"] += 1
             self.unavailable(error)
-            await self.release(name, envelope.token)  # or others wait until it ends by itself
+            self._tasks.spawn(self.release(name, envelope.token))  # or others wait until it ends by itself
             return False
         self._counts["stored" if stored == 1 else "lost"] += 1
         return bool(stored == 1)
@@ -317,6 +317,8 @@ class Store:
         )
 
     async def _tell(self, script: Script, keys: list[str], *arguments: str | bytes | int) -> bool:
+        if self._breaker.open:
+            return False
         try:
             async with asyncio.timeout(self._policy.redis_timeout):
                 await script(self._line, keys, *arguments)

@@ -1,14 +1,14 @@
 """Streams as callers get them: shared while they are produced, or replayed from the cache."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any, Self
 
 from okome.entry import Cached
-from okome.flight import Flight
+from okome.errors import CallerError
+from okome.flight import Caller, Flight
 from okome.headers import Status
-from okome.tee import Tee, Unfit
+from okome.tee import Tee
 
 
 class CachedStream:
@@ -82,38 +82,47 @@ async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def follow(
-    flight: Flight[Cached[Any]], tee: Tee, fresh: float, counted: Callable[[Cached[Any]], Cached[Any]]
+    flight: Flight[Cached[Any]],
+    caller: Caller[Cached[Any]],
+    tee: Tee,
+    fresh: float,
+    counted: Callable[[Cached[Any]], Cached[Any]],
 ) -> CachedStream:
-    """The stream of a flight that was entered, once its first chunk is there, or its end. `fresh`: seconds for
+    """The stream of a flight that `caller` has entered, once its first chunk is there, or its end. `fresh`: seconds for
     which it will be; `counted`: what callers are told, from what the flight has.
     """
-    place = tee.join()
-    leave = partial(_leave, flight, tee, place)
+    tee.join(caller)
+    leave = partial(_leave, flight, tee, caller)
     try:
-        while not tee.begun and not flight.outcome.done():
-            await tee.changed()
-        if tee.begun:
+        cached = await caller.told
+        if cached is None:
             kept = flight.status is Status.MISS
             cached = counted(Cached((), flight.status, ttl=fresh if kept else 0.0, stored=kept))
-            return CachedStream(_read(tee, place, leave), cached.headers(), leave)
-        # Another process computed it, or it failed before its first chunk, or it has none.
-        cached = counted(await asyncio.shield(flight.outcome))
+            return CachedStream(_read(flight, caller, tee, leave), cached.headers(), leave)
+        # Another process computed it, or it has no chunks.
+        cached = counted(cached)
     except BaseException:
         leave()
         raise
     leave()
-    return CachedStream.replay(() if isinstance(cached.value, Unfit) else cached.value, cached.headers())
+    return CachedStream.replay(cached.value, cached.headers())
 
 
-def _leave(flight: Flight[Any], tee: Tee, place: object) -> None:
+def _leave(flight: Flight[Any], tee: Tee, caller: Caller[Any]) -> None:
     """Once, however often it is called."""
-    if tee.part(place):
-        flight.leave()
+    if tee.part(caller):
+        flight.leave(caller)
 
 
-async def _read(tee: Tee, place: object, leave: Callable[[], None]) -> AsyncIterator[bytes]:
+async def _read(
+    flight: Flight[Any], caller: Caller[Any], tee: Tee, leave: Callable[[], None]
+) -> AsyncIterator[bytes]:
     try:
-        async for chunk in tee.read(place):
+        async for chunk in tee.read(caller):
             yield chunk
+    except CallerError:
+        if flight.leader is caller:
+            raise
+        raise ConnectionAbortedError("the stream was given up at its source") from None
     finally:
         leave()

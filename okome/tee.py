@@ -2,16 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from enum import Enum
 
 _AHEAD = 256 * 1024  # bytes the source may be ahead of the slowest reader once nothing is kept any more
-
-
-class Unfit(Enum):
-    """What a stream is, in place of its chunks, if it is not to be stored; its readers have had them."""
-
-    TOO_LARGE = "too large"
-    CUT_SHORT = "cut short"
 
 
 class Tee:
@@ -30,42 +22,48 @@ class Tee:
         self._changed = asyncio.Event()
         self._done = False
         self._error: BaseException | None = None
-        self.begun = False
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the first chunk is there."""
         self.overflowed = False
+
+    @property
+    def begun(self) -> bool:
+        return self.first.done()
 
     @property
     def chunks(self) -> tuple[bytes, ...]:
         """All of them; meaningless once `overflowed`."""
         return tuple(self._chunks)
 
-    def nudge(self) -> None:
+    def _nudge(self) -> None:
         """Let everybody who waits look again."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def changed(self) -> None:
-        await self._changed.wait()
-
     async def pump(self, source: AsyncIterator[bytes]) -> None:
-        """Read the source to its end. Raises what it raises; so do its readers, after the chunks."""
+        """Read the source to its end. Raises what it raises; so do its readers, after the chunks. If that comes before
+        the first chunk, another source may be read in its place.
+        """
+        self._done, self._error = False, None
         try:
             async for chunk in source:
                 self._chunks.append(bytes(chunk))
                 self._bytes += len(chunk)
-                self.begun = True
+                if not self.begun:
+                    self.first.set_result(None)
                 self.overflowed = self.overflowed or self._bytes > self._max_bytes
-                self.nudge()
+                self._nudge()
                 while self.overflowed:
                     self._trim()
                     if self._bytes <= _AHEAD:
                         break
-                    await self.changed()
+                    await self._changed.wait()
         except BaseException as error:
             self._error = error
             raise
         finally:
             self._done = True
-            self.nudge()
+            self._nudge()
             close = getattr(source, "aclose", None)
             if close is not None:
                 await close()
@@ -77,27 +75,25 @@ class Tee:
         self._dropped += len(gone)
         self._bytes -= sum(map(len, gone))
 
-    def join(self) -> object:
-        """A place at the beginning; give it to `read`, or back by `part`."""
-        place = object()
-        self._positions[place] = 0
-        return place
+    def join(self, reader: object) -> None:
+        """At the beginning; it may `read` then, until it `part`s."""
+        self._positions[reader] = 0
 
-    def part(self, place: object) -> bool:
-        """Whether it was still taken."""
-        if self._positions.pop(place, None) is None:
+    def part(self, reader: object) -> bool:
+        """Whether it was still here."""
+        if self._positions.pop(reader, None) is None:
             return False
-        self.nudge()
+        self._nudge()
         return True
 
-    async def read(self, place: object) -> AsyncIterator[bytes]:
+    async def read(self, reader: object) -> AsyncIterator[bytes]:
         while True:
-            position = self._positions[place]
+            position = self._positions[reader]
             if position - self._dropped < len(self._chunks):
                 chunk = self._chunks[position - self._dropped]
-                self._positions[place] = position + 1
+                self._positions[reader] = position + 1
                 if self.overflowed:
-                    self.nudge()
+                    self._nudge()
                 yield chunk
             elif self._error is not None:
                 if isinstance(self._error, Exception):
@@ -106,4 +102,4 @@ class Tee:
             elif self._done:
                 return
             else:
-                await self.changed()
+                await self._changed.wait()

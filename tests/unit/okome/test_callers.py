@@ -1,0 +1,390 @@
+"""What concerns one caller reaches that one alone: the next who waits leads, here and in other processes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+
+import pytest
+from redis.asyncio import Redis
+
+from bench.redis_server import RedisServer
+from okome import Bytes, Cache, CachePolicy, CallerError, CircularError, Directives, Msgpack, Status
+from okome.flight import computing
+from tests.unit.okome.caches import Answer, Later, Open, Origin
+from tests.unit.okome.waiting import PATIENCE, joined, settled, told_to_wait, until
+
+pytestmark = pytest.mark.anyio
+
+
+class NotAllowedError(CallerError):
+    """Somebody's own."""
+
+
+class Door:
+    """Lets in whom it knows, once it is open; then asks `origin`."""
+
+    def __init__(self, origin: Origin, *known: str) -> None:
+        self.origin = origin
+        self.known = known
+        self.open = asyncio.Event()
+        self.asked: list[str] = []
+
+    def of(self, user: str) -> Callable[[], Awaitable[Answer]]:
+        async def compute() -> Answer:
+            self.asked.append(user)
+            await self.open.wait()
+            if user not in self.known:
+                raise NotAllowedError(user)
+            return await self.origin()
+
+        return compute
+
+
+@pytest.fixture
+def door(origin: Origin) -> Door:
+    return Door(origin, "bob")
+
+
+async def asking(cache: Cache[Answer], door: Door, *users: str, key: str = "k") -> list[asyncio.Task[object]]:
+    """One after the other, until all wait for the one computation."""
+    tasks: list[asyncio.Task[object]] = []
+    for n, user in enumerate(users, 1):
+        tasks.append(asyncio.create_task(cache.get_or_compute(key, door.of(user))))
+        await joined(cache, n)
+    return tasks
+
+
+def told(outcomes: Sequence[object]) -> list[object]:
+    """Of each: the value's text, or what was raised."""
+    return [
+        outcome.value.text if hasattr(outcome, "value") else f"{type(outcome).__name__}: {outcome}"
+        for outcome in outcomes
+    ]
+
+
+async def test_who_may_not_is_told_and_the_next_one_leads(open_cache: Open, door: Door) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+        tasks = await asking(cache, door, "ann", "bob", "cid")
+        door.open.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert told(outcomes) == ["NotAllowedError: ann", "answer 1", "answer 1"]
+        assert [getattr(outcome, "status", None) for outcome in outcomes] == [
+            None,
+            Status.MISS,
+            Status.COALESCED,
+        ]
+        assert door.asked == ["ann", "bob"]
+        assert cache.counts["handed_on"] == 1
+        await settled(cache)
+        assert (await cache.get_or_compute("k", door.of("ann"))).status is Status.HIT
+
+
+async def test_each_who_may_not_is_told_his_own_and_nothing_stays(
+    open_cache: Open, door: Door, server: RedisServer
+) -> None:
+    users = [f"user {n}" for n in range(50)]
+    async with asyncio.timeout(PATIENCE), open_cache(negative_errors=(Exception,), negative=60) as cache:
+        tasks = await asking(cache, door, *users)
+        server.forget_calls()
+        door.open.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert told(outcomes) == [f"NotAllowedError: {user}" for user in users]
+        await settled(cache)
+        assert server.matching("okome:*:[vl]:*") == []  # not remembered, and no lock
+        assert server.calls()["evalsha"] == 1  # the lock was kept for all of them and given up once
+        assert not cache._flights
+        assert (await cache.get_or_compute("k", door.of("bob"))).status is Status.MISS
+
+
+async def test_waiters_in_other_processes_are_woken_and_lead(
+    open_cache: Open, door: Door, server: RedisServer
+) -> None:
+    """Neither a poll nor the end of the lock comes within the test."""
+    patient = {"poll": 1000, "lock_ttl": 1000}
+    async with asyncio.timeout(PATIENCE), open_cache(**patient) as one, open_cache(**patient) as two:
+        (ann,) = await asking(one, door, "ann")
+        await until(lambda: door.asked)
+        (bob,) = await asking(two, door, "bob")
+        await told_to_wait(server)
+        door.open.set()
+        with pytest.raises(NotAllowedError, match="ann"):
+            await ann
+        cached = await bob
+        assert told([cached]) == ["answer 1"]
+        assert two.counts["polls"] == 0
+
+
+async def test_a_leader_who_has_left_has_nobody_to_tell(open_cache: Open, door: Door) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+        ann, bob = await asking(cache, door, "ann", "bob")
+        ann.cancel()
+        await joined(cache, 1)
+        door.open.set()
+        assert told([await bob]) == ["answer 1"]
+        assert door.asked == ["ann", "bob"]
+
+
+async def test_a_refused_refresh_is_nobodys(open_cache: Open, door: Door, time: Later) -> None:
+    """The old value is served on, and the next caller's refresh is tried."""
+    door.open.set()
+    async with open_cache(fresh=10, stale=100) as cache:
+        await cache.get_or_compute("k", door.of("bob"))
+        await settled(cache)
+        time.passed += 20
+        for user, calls in (("ann", 1), ("ann", 1), ("bob", 2)):
+            assert (await cache.get_or_compute("k", door.of(user))).status is Status.STALE
+            await settled(cache)
+            assert door.origin.calls == calls
+        assert (await cache.get_or_compute("k", door.of("ann"))).status is Status.HIT
+
+
+async def test_who_may_not_gets_no_old_value_instead(open_cache: Open, door: Door, time: Later) -> None:
+    door.open.set()
+    async with open_cache(fresh=10, stale=0, stale_if_error=1000) as cache:
+        await cache.get_or_compute("k", door.of("bob"))
+        await settled(cache)
+        time.passed += 20
+        with pytest.raises(NotAllowedError):
+            await cache.get_or_compute("k", door.of("ann"))
+        await settled(cache)
+        assert (await cache.get_or_compute("k", door.of("bob"))).value == Answer("answer 2")
+
+
+async def test_without_redis_too(own_server: RedisServer, own_client: Redis, door: Door) -> None:
+    own_server.kill()
+    async with asyncio.timeout(PATIENCE):
+        cache: Cache[Answer]
+        async with Cache(own_client, namespace="n", codec=Msgpack(Answer)) as cache:
+            tasks = await asking(cache, door, "ann", "bob", "cid")
+            door.open.set()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert told(outcomes) == ["NotAllowedError: ann", "answer 1", "answer 1"]
+
+
+async def test_each_computes_in_his_own_context(open_cache: Open, origin: Origin) -> None:
+    user: ContextVar[str] = ContextVar("user")
+    release = asyncio.Event()
+    seen: list[str] = []
+
+    async def compute() -> Answer:
+        seen.append(user.get())
+        await release.wait()
+        if user.get() == "ann":
+            raise NotAllowedError
+        return Answer(user.get())
+
+    async def ask(name: str) -> Answer:
+        user.set(name)
+        return (await cache.get_or_compute("k", compute)).value
+
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+        ann = asyncio.create_task(ask("ann"))
+        await joined(cache, 1)
+        bob = asyncio.create_task(ask("bob"))
+        await joined(cache, 2)
+        release.set()
+        with pytest.raises(NotAllowedError):
+            await ann
+        assert await bob == Answer("bob")
+        assert seen == ["ann", "bob"]
+    assert computing() is None
+
+
+# Streams
+
+
+class Hall:
+    """As Door, of streams."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+        self.open = asyncio.Event()
+        self.asked: list[str] = []
+        self.closed: list[str] = []
+        self.later: Exception | None = None
+
+    def of(self, user: str) -> Callable[[], AsyncIterator[bytes]]:
+        async def produce() -> AsyncIterator[bytes]:
+            self.asked.append(user)
+            try:
+                await self.open.wait()
+                if user not in self.known:
+                    raise NotAllowedError(user)
+                yield b"for "
+                if self.later is not None:
+                    raise self.later
+                yield user.encode()
+            finally:
+                self.closed.append(user)
+
+        return produce
+
+
+PATIENT = CachePolicy(redis_timeout=30, write_timeout=30, lock_ttl=1000, poll=1000)
+
+
+async def listen(cache: Cache[bytes], hall: Hall, user: str) -> bytes:
+    stream = await cache.stream("k", hall.of(user), complete=bool)
+    return b"".join([chunk async for chunk in stream])
+
+
+async def test_a_stream_that_one_may_not_have_is_the_next_ones(redis: Redis) -> None:
+    hall = Hall("bob")
+    async with asyncio.timeout(PATIENCE), Cache(redis, namespace="s", codec=Bytes(), policy=PATIENT) as cache:
+        tasks = []
+        for n, user in enumerate(("ann", "cid", "bob", "dan"), 1):
+            tasks.append(asyncio.create_task(listen(cache, hall, user)))
+            await joined(cache, n)
+        hall.open.set()
+        ann, cid, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert told([ann, cid]) == ["NotAllowedError: ann", "NotAllowedError: cid"]
+        assert others == [b"for bob", b"for bob"]
+        assert hall.asked == hall.closed == ["ann", "cid", "bob"]
+        await settled(cache)
+        assert await listen(cache, hall, "ann") == b"for bob"  # from the cache
+        assert hall.asked == ["ann", "cid", "bob"]
+
+
+async def test_a_stream_in_another_process_is_begun_there(redis: Redis, server: RedisServer) -> None:
+    hall = Hall("bob")
+    async with (
+        asyncio.timeout(PATIENCE),
+        Cache(redis, namespace="s", codec=Bytes(), policy=PATIENT) as one,
+        Cache(redis, namespace="s", codec=Bytes(), policy=PATIENT) as two,
+    ):
+        ann = asyncio.create_task(listen(one, hall, "ann"))
+        await until(lambda: hall.asked)
+        bob = asyncio.create_task(listen(two, hall, "bob"))
+        await told_to_wait(server)
+        hall.open.set()
+        with pytest.raises(NotAllowedError):
+            await ann
+        assert await bob == b"for bob"
+        assert two.counts["polls"] == 0
+
+
+async def test_who_is_told_too_late_breaks_the_stream_of_others(redis: Redis) -> None:
+    """What is out can't be taken back: the others get no refusal that is not theirs."""
+    hall = Hall("ann")
+    hall.later = NotAllowedError("ann")
+    async with asyncio.timeout(PATIENCE), Cache(redis, namespace="s", codec=Bytes(), policy=PATIENT) as cache:
+        tasks = []
+        for n, user in enumerate(("ann", "bob"), 1):
+            tasks.append(asyncio.create_task(listen(cache, hall, user)))
+            await joined(cache, n)
+        hall.open.set()
+        ann, bob = await asyncio.gather(*tasks, return_exceptions=True)
+        assert told([ann]) == ["NotAllowedError: ann"]
+        assert isinstance(bob, ConnectionAbortedError)
+        await settled(cache)
+        hall.later = None
+        assert await listen(cache, hall, "ann") == b"for ann"
+
+
+# Inside one's own computation
+
+
+async def test_a_key_asked_for_inside_its_own_computation_is_an_error_at_once(open_cache: Open) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+
+        async def inside() -> Answer:
+            return (await cache.get_or_compute("k", inside)).value
+
+        with pytest.raises(CircularError):
+            await cache.get_or_compute("k", inside)
+
+
+async def test_in_a_task_that_it_starts_too(open_cache: Open) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+
+        async def inside() -> Answer:
+            (cached,) = await asyncio.gather(asyncio.create_task(cache.get_or_compute("k", inside)))
+            return cached.value
+
+        with pytest.raises(CircularError):
+            await cache.get_or_compute("k", inside)
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_two_that_wait_for_each_other(open_cache: Open, first: str) -> None:
+    """Each was begun for a caller of its own: no call stack has both."""
+    begun = {"a": asyncio.Event(), "b": asyncio.Event()}
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+
+        def of(key: str, other: str) -> Callable[[], Awaitable[Answer]]:
+            async def compute() -> Answer:
+                begun[key].set()
+                await begun[other].wait()
+                return (await cache.get_or_compute(other, of(other, key))).value
+
+            return compute
+
+        second = "b" if first == "a" else "a"
+        tasks = [
+            asyncio.create_task(cache.get_or_compute(key, of(key, other)))
+            for key, other in ((first, second), (second, first))
+        ]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [CircularError, CircularError]
+
+
+async def test_by_way_of_another_cache_and_a_stream(open_cache: Open, redis: Redis) -> None:
+    async with (
+        asyncio.timeout(PATIENCE),
+        open_cache() as cache,
+        Cache(redis, namespace="other", codec=Bytes(), policy=PATIENT) as other,
+    ):
+
+        async def compute() -> Answer:
+            async with await other.stream("k", produce, complete=bool) as stream:
+                return Answer(str([chunk async for chunk in stream]))
+
+        async def produce() -> AsyncIterator[bytes]:
+            yield (await cache.get_or_compute("k", compute)).value.text.encode()
+
+        with pytest.raises(CircularError):
+            await cache.get_or_compute("k", compute)
+
+
+async def test_after_an_invalidation_and_anew_it_is_one_all_the_same(open_cache: Open) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+        for directives in (Directives(), Directives(no_cache=True)):
+
+            async def inside(directives: Directives = directives) -> Answer:
+                await cache.invalidate("k")
+                return (await cache.get_or_compute("k", inside, directives=directives)).value
+
+            with pytest.raises(CircularError):
+                await cache.get_or_compute("k", inside)
+
+
+async def test_a_task_that_outlives_the_computation_may_ask(open_cache: Open, origin: Origin) -> None:
+    tasks: list[asyncio.Task[object]] = []
+    over = asyncio.Event()
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+
+        async def later() -> object:
+            await over.wait()
+            return await cache.get_or_compute("k", origin)
+
+        async def compute() -> Answer:
+            tasks.append(asyncio.create_task(later()))
+            return Answer("first")
+
+        await cache.get_or_compute("k", compute)
+        await settled(cache)
+        await cache.invalidate("k")
+        over.set()
+        assert told([await tasks[0]]) == ["answer 1"]
+
+
+async def test_another_key_inside_a_computation_is_fine(open_cache: Open, origin: Origin) -> None:
+    async with asyncio.timeout(PATIENCE), open_cache() as cache:
+
+        async def compute() -> Answer:
+            one, two = await asyncio.gather(*[cache.get_or_compute("inner", origin) for _ in range(2)])
+            assert one.value == two.value
+            return one.value
+
+        found = await asyncio.gather(*[cache.get_or_compute(key, compute) for key in ("a", "b")])
+        assert told(found) == ["answer 1", "answer 1"]
