@@ -265,6 +265,7 @@ def dhcpcd(conf: bytes, *units: str) -> list[str]:
 def test_dhcpcd_is_in_charge_while_it_runs() -> None:
     enabled = ("ActiveState=inactive", "UnitFileState=enabled")
     assert parse(dhcpcd(b""))["manager"] == "dhcpcd"  # no unit of that name, and yet it answers
+    assert parse(dhcpcd(b""))["interfaces"] == []
     stopped = parse(dhcpcd(b"", *enabled))
     assert (stopped["manager"], stopped["claimants"]) == (None, ["dhcpcd"])
     denied = parse(dhcpcd(b"denyinterfaces eth0\n", *enabled))

@@ -13,6 +13,7 @@ from pyinfra.api import FunctionCommand, StringCommand
 
 import operations.primitives.packages as module
 from facts.packages import FRONTEND, WAIT, Packages, PackageState, UpgradeState
+from facts.several import Question
 from operations.primitives.packages import (
     AptGet,
     Configure,
@@ -87,7 +88,7 @@ def test_each_step_is_one_command_that_waits_first() -> None:
     )
     fetch = command(Fetch(), 7)
     assert isinstance(fetch, FunctionCommand)
-    assert fetch.function is module._fetch
+    assert (fetch.function, fetch.args, fetch.kwargs) == (module._fetch, (), {})
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -99,9 +100,16 @@ def test_the_operations_do_what_was_decided(monkeypatch: pytest.MonkeyPatch, who
     node: Any = SimpleNamespace(data=waits, noop=noops.append)
     node.get_fact = lambda fact, **_: found if fact is Packages else upgrade
     monkeypatch.setattr(module, "host", node)
-    monkeypatch.setattr(module, "present", lambda _: found)
+    asked = list[Question]()
+
+    def present(question: Question) -> PackageState:
+        asked.append(question)
+        return found
+
+    monkeypatch.setattr(module, "present", present)
     installed = [command(step, 7) for step in installation(["a"], found)]
     assert list(module.packages._inner(["a"])) == installed
+    assert asked == [Question(Packages, {"names": ("a",), "seconds": 7})]
     upgraded = [command(step, 7) for step in upgrading(not whole, upgrade)]
     assert list(module.upgrade._inner()) == upgraded
     assert noops == (["a installed", "no package is to be upgraded"] if whole else [])
@@ -126,6 +134,10 @@ E: Failed to fetch http://deb.debian.org/debian/dists/bookworm/InRelease  Could 
 
 def test_a_repository_that_is_not_signed() -> None:
     assert complaints(UNSIGNED) == ["The repository 'file:/srv/third ./ Release' is not signed"]
+    assert complaints(["W: GPG error: http://x stable: NO_PUBKEY 1"]) == [
+        "GPG error: http://x stable: NO_PUBKEY 1"
+    ]
+    assert complaints(["E: http://x is not for mipsX."]) == ["http://x is not for mipsX"]
     assert reached(UNSIGNED)
     assert not reached(UNSIGNED[:4])
 

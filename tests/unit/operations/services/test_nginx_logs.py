@@ -2,8 +2,11 @@
 
 import pytest
 
+from facts.overrides import Overrides
+from facts.several import Question
 from operations.primitives.config_set import rendered
 from operations.primitives.managed import MARK
+from operations.primitives.overrides import UNITS
 from operations.services.nginx import FOLDERS
 from operations.services.nginx_logs import logs, look, made_otherwise, rotated_twice
 
@@ -28,6 +31,7 @@ LOG = "/var/log/nginx/okome"
         (f"{LOG}/error.log {{\n}}\n", None),
         (f"# {LOG}/*.log {{\n", None),
         (f"/a.log {{\n olddir {LOG}/access.log\n}}\n", None),
+        (f"/a.log {{\n daily\n olddir {LOG}/access.log\n}}\n", None),
         (f"/a.log {{\n postrotate\n  x\n endscript\n olddir {LOG}/access.log\n}}\n", None),
         (f"/a.log {{\n postrotate\n  }}\n{LOG}/access.log\n endscript\n}}\n", None),
         (f"{MARK}\n{LOG}/*.log {{\n}}\n", None),
@@ -49,6 +53,7 @@ def test_a_rule_counts_where_logrotate_reads_it() -> None:
 
 
 def test_logs_of_a_file() -> None:
+    assert list(logs('"/X/aX" {\n}')) == [(1, "/X/aX")]
     assert list(logs("weekly\ninclude /etc/logrotate.d\n'/a b.log' /c {\n  missingok\n}\n")) == [
         (2, "/etc/logrotate.d"),
         (3, "/a b.log"),
@@ -79,11 +84,17 @@ def test_a_line_that_is_in_effect_on_our_folders(name: str, line: str, told: boo
     assert made_otherwise({f"/etc/x/{name}": line, f"/etc/tmpfiles.d/{name}": f"{MARK}\n{line}"}, OURS) == []
 
 
+def test_a_file_of_our_own_name_in_a_later_folder_is_not_read() -> None:
+    name = FOLDERS.paths[0].rpartition("/")[2]
+    assert made_otherwise({f"/run/tmpfiles.d/{name}": "d /var/log/nginx 0700 root root -\n"}, OURS) == []
+
+
 def test_one_look_says_all_of_it() -> None:
     found = {
         "/etc/logrotate.d/foo": f"{LOG}/*.log {{\n}}\n",
         "/etc/tmpfiles.d/a.conf": "d /var/log/nginx 0700 root root\n",
     }
+    assert look({}).questions == (Question(Overrides, {"units": UNITS}),)
     rule, line = look({}).findings(found)
     assert rule.startswith("/etc/logrotate.d/foo:1 rotates ")
     assert line == (
