@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from okome.headers import Directives, Quota, Status
     from okome.keys import is_deterministic, key_of
     from okome.ledger import Ledger
+    from okome.metered import Metered, OverBudgetError
     from okome.policy import CachePolicy
     from okome.rules import Cap, Period, Rate, Rule
     from okome.stream import CachedStream
@@ -51,10 +52,12 @@ __all__ = [
     "EvictingServerError",
     "Lease",
     "Ledger",
+    "Metered",
     "Msgpack",
     "NotCachedError",
     "OkomeError",
     "Outcome",
+    "OverBudgetError",
     "OverloadedError",
     "Period",
     "Quota",
@@ -80,6 +83,7 @@ _MODULES = {
     "headers": {"Directives", "Quota", "Status"},
     "keys": {"is_deterministic", "key_of"},
     "ledger": {"Ledger"},
+    "metered": {"Metered", "OverBudgetError"},
     "policy": {"CachePolicy"},
     "rules": {"Cap", "Period", "Rate", "Rule"},
     "stream": {"CachedStream"},

@@ -28,7 +28,7 @@ from okome.admission import Admission
 from okome.budget_wire import Wire
 from okome.connection import UNAVAILABLE, Breaker, Clock, Loop
 from okome.decision import Decision, Lease, Outcome
-from okome.errors import EvictingServerError
+from okome.errors import EvictingServerError, StateLostError
 from okome.keys import Keyspace
 from okome.ledger import Ledger
 from okome.local_share import LocalShare
@@ -38,6 +38,8 @@ from okome.settlement import Settlement
 from okome.tasks import Tasks
 
 log = logging.getLogger(__name__)
+
+SETTLING = 10.0  # s that closing waits for what is still to be recorded
 
 
 class Budgets:
@@ -103,7 +105,6 @@ class Budgets:
         self._settlement = Settlement(
             self._wire, self._reseeding, ledger, self._breaker, self._clock, self.counts
         )
-        self._redis_timeout = redis_timeout
         self._checked = False
         self._checking = asyncio.Lock()
 
@@ -115,10 +116,12 @@ class Budgets:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Gives its connection back to the client's pool; the ledger is the caller's to close."""
+        """Waits SETTLING for what is to be committed soon, and gives its connection back to the client's pool; the
+        ledger is the caller's to close.
+        """
         self._loop.require()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._redis_timeout)
+            await asyncio.wait(set(self._tasks), timeout=SETTLING)
         await self._wire.aclose()
 
     async def check(self) -> None:
@@ -157,6 +160,10 @@ class Budgets:
         """
         self._loop.require()
         await self._wire.set_epoch()
+
+    def require(self, subject: Mapping[str, str], amounts: Mapping[str, int]) -> None:
+        """Raises as `reserve` does for a subject or amounts that it could not take."""
+        self._rules.charges(subject, amounts, self._clock.now())
 
     # The life of a lease
 
@@ -207,12 +214,31 @@ class Budgets:
         rebuilt before the next decision.
         """
         self._loop.require()
-        amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
-        for amount in amounts.values():
-            require_amount(amount)
-        await self._settlement.settle(lease, amounts)
+        await self._settlement.settle(lease, _spent(lease, actual))
+
+    def commit_soon(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
+        """As commit, in a task of its own that `aclose` waits for: who pays has his answer by then, or has hung up.
+        Raises ValueError for amounts that can't be. What can't be recorded is logged and counted; the lease ends by
+        itself, and is charged as it was reserved if it was started.
+        """
+        self._loop.require()
+        self._tasks.spawn(self._commit_or_log(lease, _spent(lease, actual)))
+
+    async def _commit_or_log(self, lease: Lease, amounts: Mapping[str, int]) -> None:
+        try:
+            await self._settlement.settle(lease, amounts)
+        except (sqlite3.Error, StateLostError):
+            log.exception("what was spent could not be recorded")
 
     async def refund(self, lease: Lease) -> None:
         """It did not happen: all of it is given back, requests included. Otherwise as commit."""
         self._loop.require()
         await self._settlement.settle(lease, {charge.rule.unit: 0 for charge in lease.charges})
+
+
+def _spent(lease: Lease, actual: Mapping[str, int] | None) -> dict[str, int]:
+    """By unit; those not named, as reserved."""
+    amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
+    for amount in amounts.values():
+        require_amount(amount)
+    return amounts

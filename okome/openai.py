@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -50,7 +50,7 @@ def completion(chat: ChatRequest, tokens: Sequence[str]) -> bytes:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": "".join(tokens).rstrip()},
-                    "finish_reason": "length",
+                    "finish_reason": "stop",
                 }
             ],
             "usage": {
@@ -65,7 +65,7 @@ def completion(chat: ChatRequest, tokens: Sequence[str]) -> bytes:
 def event(frame: Mapping[str, Any], token: str | None) -> bytes:
     """One event of a stream; None: that there are no more tokens, which DONE follows."""
     delta = {} if token is None else {"content": token}
-    finished = "length" if token is None else None
+    finished = "stop" if token is None else None
     choice = {"index": 0, "delta": delta, "finish_reason": finished}
     return b"data: " + msgspec.json.encode({**frame, "choices": [choice]}) + b"\n\n"
 
@@ -75,6 +75,60 @@ def is_complete(chunks: Sequence[bytes]) -> bool:
     off ends its stream as quietly as one that is done, but for the last event.
     """
     return b"".join(chunks).endswith(DONE)
+
+
+class _Content(msgspec.Struct):
+    """Of an answer's message or an event's delta: what there may be of it. `refusal` is an answer, too."""
+
+    content: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.refusal or self.tool_calls or self.function_call)
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    message: _Content = msgspec.field(default_factory=_Content)
+    delta: _Content = msgspec.field(default_factory=_Content)
+    finish_reason: str | None = None
+
+
+class _Choices(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_CHOICES = msgspec.json.Decoder(_Choices)
+_FINISHED = ("stop", "tool_calls", "function_call")  # not length, content_filter or an error
+
+
+def is_worth_keeping(answer: bytes) -> bool:
+    """Whether each choice of an answer says something and has come to its own end: not truncated, not filtered."""
+    return _worth_keeping([answer])
+
+
+def is_stream_worth_keeping(chunks: Sequence[bytes]) -> bool:
+    """Likewise for all events of a stream, the last one included."""
+    stream = b"".join(chunks)
+    events = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n")]
+    return is_complete(chunks) and _worth_keeping(event for event in events if event.startswith(b"{"))
+
+
+def _worth_keeping(parts: Iterable[bytes]) -> bool:
+    finished: dict[int, str | None] = {}
+    said: set[int] = set()
+    for part in parts:
+        try:
+            choices = _CHOICES.decode(part).choices
+        except msgspec.MsgspecError:
+            return False
+        for choice in choices:
+            finished[choice.index] = choice.finish_reason or finished.get(choice.index)
+            if choice.message or choice.delta:
+                said.add(choice.index)
+    return bool(finished) and said == finished.keys() and all(how in _FINISHED for how in finished.values())
 
 
 def error(status: int, text: str) -> dict[str, Any]:

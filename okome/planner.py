@@ -41,13 +41,11 @@ from okome import (
     CachePolicy,
     Cap,
     ComputeCancelledError,
-    Decision,
     Directives,
-    Lease,
     Ledger,
+    Metered,
     NotCachedError,
-    OkomeError,
-    Outcome,
+    OverBudgetError,
     OverloadedError,
     Period,
     Rate,
@@ -61,9 +59,9 @@ from okome import (
 from okome.gpu import GpuStandIn
 from okome.keys import digest
 from okome.openai import ChatRequest
-from okome.tasks import Tasks
 
 MAX_BODY = 1024 * 1024  # bytes of a request
+LARGE = 64 * 1024  # bytes of a request above which to read it and to make its key leaves the event loop alone
 KEEP_ALIVE = (
     75  # s; longer than nginx keeps its idle upstream connections (60 s), or a POST meets a closed one
 )
@@ -77,12 +75,6 @@ _ASSETS = {
         b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3"/></svg>\n',
     ),
 }
-
-
-class OverBudgetError(OkomeError):
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision.outcome)
-        self.decision = decision
 
 
 class Counts(Collector):
@@ -122,7 +114,6 @@ class Planner:
         self._cache = cache
         self._budgets = budgets
         self._gpu = gpu
-        self._settlements = Tasks()
         self._registry = CollectorRegistry()
         self._registry.register(Counts("okome_cache", "What the cache did.", cache.counts))
         self._registry.register(Counts("okome_budget", "What the budgets did.", budgets.counts))
@@ -144,8 +135,6 @@ class Planner:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with self._budgets, self._cache:
             yield
-        if self._settlements:
-            await asyncio.wait(set(self._settlements), timeout=5)
 
     async def chat(self, request: Request) -> Response:
         began = time.monotonic()
@@ -157,11 +146,12 @@ class Planner:
                     return _error(413, f"a request has at most {MAX_BODY} bytes")
         except ClientDisconnect:
             return Response(status_code=HUNG_UP)
+        user = digest(request.headers.get("authorization", "anonymous"))
         try:
-            asked: dict[str, Any] = msgspec.json.decode(bytes(body), type=dict[str, Any])
-            chat = msgspec.convert(asked, ChatRequest)
-            user = digest(request.headers.get("authorization", "anonymous"))
-            key = key_of(asked, tenant=user)
+            if len(body) > LARGE:
+                asked, chat, key = await asyncio.to_thread(_understood, bytes(body), user)
+            else:
+                asked, chat, key = _understood(bytes(body), user)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             return _error(400, str(error))
         except RecursionError:
@@ -169,14 +159,14 @@ class Planner:
         directives = Directives.parse(request.headers.get("cache-control"))
         if not is_deterministic(asked):
             directives = replace(directives, no_store=True)  # the same question may have another answer
-        job = _Job(self, chat, {"user": user, "model": chat.model})
+        estimate = {"requests": 1, "tokens": chat.prompt_tokens + chat.max_tokens}
+        metered = Metered(self._budgets, {"user": user, "model": chat.model}, estimate)
+        job = _Job(self._gpu, chat)
         tags = [f"model:{chat.model}"]
         try:
-            answer = await _unless_hung_up(request, self._answer(job, key, tags, directives))
+            answer = await _unless_hung_up(request, self._answer(job, metered, key, tags, directives))
         except OverBudgetError as error:
-            denied = error.decision
-            kind = "over budget" if denied.outcome is Outcome.DENIED else "the budget's state is not known"
-            return _error(denied.status_code, kind, denied.headers())
+            return _error(error.decision.status_code, str(error), error.decision.headers())
         except NotCachedError as error:
             return _error(504, str(error))
         except (OverloadedError, RememberedError, ComputeCancelledError) as error:
@@ -185,17 +175,29 @@ class Planner:
             return _error(504, "the computation took too long")
         if answer is None:
             return Response(status_code=HUNG_UP)
-        if job.decision is not None:
-            answer.headers.update(job.decision.headers())
+        answer.headers.update(metered.headers())
         self._seconds.labels(answer.headers["X-OKOME-Cache"]).observe(time.monotonic() - began)
         return answer
 
-    async def _answer(self, job: "_Job", key: str, tags: list[str], directives: Directives) -> Response:
+    async def _answer(
+        self, job: "_Job", metered: Metered, key: str, tags: list[str], directives: Directives
+    ) -> Response:
+        """A hit costs nothing, and neither does another's answer: `metered` is asked where something is computed."""
         if not job.chat.stream:
-            cached = await self._cache.get_or_compute(key, job.complete, tags=tags, directives=directives)
+            cached = await self._cache.get_or_compute(
+                key,
+                metered.compute(job.complete),
+                tags=tags,
+                directives=directives,
+                keep=openai.is_worth_keeping,
+            )
             return Response(cached.value, media_type="application/json", headers=cached.headers())
         stream = await self._cache.stream(
-            key, job.events, tags=tags, directives=directives, complete=openai.is_complete
+            key,
+            metered.stream(job.events),
+            tags=tags,
+            directives=directives,
+            complete=openai.is_stream_worth_keeping,
         )
         return _Events(stream)
 
@@ -217,62 +219,38 @@ class Planner:
     async def metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    # For jobs
-
-    async def admit(self, job: "_Job") -> Lease:
-        """Reserve and start; raises OverBudgetError."""
-        amounts = {"requests": 1, "tokens": job.chat.prompt_tokens + job.chat.max_tokens}
-        job.decision = await self._budgets.reserve(job.subject, amounts)
-        lease = job.decision.lease
-        if lease is None:
-            raise OverBudgetError(job.decision)
-        try:
-            if not await self._budgets.start(lease):
-                raise OverBudgetError(Decision(Outcome.UNAVAILABLE, retry_after=1.0))
-        except BaseException:  # a hang-up as well
-            self._settlements.spawn(self._budgets.refund(lease))
-            raise
-        return lease
-
-    def tokens(self, chat: ChatRequest) -> AsyncGenerator[str, None]:
-        return self._gpu.tokens(chat)
-
-    def settle(self, lease: Lease, tokens: int) -> None:
-        """In a task of its own: what was spent is charged, whoever hangs up meanwhile."""
-        self._settlements.spawn(self._budgets.commit(lease, {"tokens": tokens}))
-
 
 class _Job:
     """One request on its way to the GPU, if it gets there."""
 
-    def __init__(self, planner: Planner, chat: ChatRequest, subject: Mapping[str, str]) -> None:
-        self._planner = planner
+    def __init__(self, gpu: GpuStandIn, chat: ChatRequest) -> None:
+        self._gpu = gpu
         self.chat = chat
-        self.subject = subject
-        self.decision: Decision | None = None
 
-    async def _generate(self) -> AsyncGenerator[str, None]:
-        lease = await self._planner.admit(self)
-        spent = self.chat.prompt_tokens
-        try:
-            async with aclosing(self._planner.tokens(self.chat)) as tokens:
-                async for token in tokens:
-                    spent += 1
-                    yield token
-        finally:
-            self._planner.settle(lease, spent)
+    async def _generate(self, spent: Counter[str]) -> AsyncGenerator[str, None]:
+        spent["tokens"] = self.chat.prompt_tokens
+        async with aclosing(self._gpu.tokens(self.chat)) as tokens:
+            async for token in tokens:
+                spent["tokens"] += 1
+                yield token
 
-    async def complete(self) -> bytes:
-        tokens = [token async for token in self._generate()]
+    async def complete(self, spent: Counter[str]) -> bytes:
+        tokens = [token async for token in self._generate(spent)]
         return openai.completion(self.chat, tokens)
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self, spent: Counter[str]) -> AsyncIterator[bytes]:
         begin = openai.frame(self.chat, "chat.completion.chunk")
-        async with aclosing(self._generate()) as tokens:
+        async with aclosing(self._generate(spent)) as tokens:
             async for token in tokens:
                 yield openai.event(begin, token)
         yield openai.event(begin, None)
         yield openai.DONE
+
+
+def _understood(body: bytes, user: str) -> tuple[dict[str, Any], ChatRequest, str]:
+    """What is asked for, as it is and as the planner reads it, and its key. Raises what means 400."""
+    asked: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    return asked, msgspec.convert(asked, ChatRequest), key_of(asked, tenant=user)
 
 
 async def _unless_hung_up(request: Request, answering: Awaitable[Response]) -> Response | None:

@@ -38,6 +38,19 @@ async def test_the_budget_example(
     assert server.denied() == []
 
 
+async def test_the_example_of_both(
+    server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = examples()["metered_example"]
+    for status in ("MISS", "HIT"):
+        await example(server.url, str(tmp_path / "ledger.sqlite"))
+        said = capsys.readouterr().out
+        assert said.startswith(f"forty-two {{'X-OKOME-Cache': '{status}'")
+        assert ("x-ratelimit-remaining-tokens" in said) is (status == "MISS")
+        assert said.endswith("b'data: two\\n\\n', b'data: [DONE]\\n\\n']\n")
+    assert server.denied() == []
+
+
 def test_every_counter_is_explained() -> None:
     """In whichever module it is counted: all of them count into the one Counter of a Cache or of Budgets."""
     names = {

@@ -28,9 +28,6 @@ QUESTION = {
 }
 
 
-SUBJECT = {"user": "ann", "model": "m"}
-
-
 @contextmanager
 def running(url: str, folder: Path, *options: str) -> Iterator[httpx.Client]:
     port = free_port()

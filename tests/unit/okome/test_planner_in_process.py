@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -14,58 +13,14 @@ import uvicorn
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import Budgets, Bytes, Cache, CachePolicy, Lease, Ledger
+from okome import Budgets, Bytes, Cache, CachePolicy, Ledger, keys, openai
 from okome.gpu import GpuStandIn
 from okome.keys import digest
-from okome.openai import ChatRequest, Message
-from okome.planner import OverBudgetError, Planner, _Job, default_rules
+from okome.openai import ChatRequest
+from okome.planner import Planner, default_rules
 from tests.ports import free_port
-from tests.unit.okome.test_planner import QUESTION, SUBJECT
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("why", ["hang-up", "lost meanwhile"])
-async def test_what_did_not_start_costs_nothing(
-    redis: Redis, server: RedisServer, tmp_path: Path, why: str
-) -> None:
-    class Unlucky(Budgets):
-        """Redis loses the counters between the two calls, and another takes all there is."""
-
-        async def start(self, lease: Lease) -> bool:
-            server.admin.delete(*server.matching("okome:*:cap:*"))
-            other = (await self.reserve(SUBJECT, {"tokens": 100})).lease
-            assert other is not None
-            assert await super().start(other)
-            return await super().start(lease)
-
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    kind = Budgets if why == "hang-up" else Unlucky
-    budgets = kind(redis, rules=default_rules(10, 100), ledger=ledger, redis_timeout=30)
-    planner = Planner(Cache(redis, namespace="n", codec=Bytes()), budgets, GpuStandIn())
-    chat = ChatRequest("m", [Message("user", "hello")])
-    job = _Job(planner, chat, SUBJECT)
-    admission = planner.admit(job)
-    if why == "hang-up":
-        writer = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
-        writer.execute("BEGIN IMMEDIATE")
-        task = asyncio.create_task(admission)
-        for _ in range(2000):
-            await asyncio.sleep(0.01)
-            if job.decision is not None:  # reserved: now the start waits for the ledger
-                break
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        writer.close()
-    else:
-        with pytest.raises(OverBudgetError):
-            await admission
-    assert len(planner._settlements) == 1
-    await asyncio.wait_for(asyncio.gather(*planner._settlements), 20)
-    quotas = (await budgets.reserve(SUBJECT, {"requests": 0, "tokens": 0})).quotas
-    assert [quota.remaining for quota in quotas] == [10, 100 if why == "hang-up" else 0]
-    await budgets.aclose()
-    ledger.close()
+from tests.unit.okome.test_planner import QUESTION
+from tests.unit.okome.waiting import settled
 
 
 class InProcess:
@@ -141,7 +96,7 @@ async def test_who_hangs_up_at_once_leaves_nothing_behind(redis: Redis, ledger: 
             assert gpu.counts["requests"] == 1
             patient.close()
         await server.until(lambda: not cache._flights and not cache._tasks)
-        await server.until(lambda: not server.planner._settlements)
+        await server.until(lambda: not budgets._tasks)
         assert gpu.counts["tokens"] < 5
         spent = gpu.counts["tokens"] + 3 * gpu.counts["requests"]
         assert await free(budgets) == 10_000 - spent
@@ -157,7 +112,7 @@ async def test_hanging_up_before_the_first_byte_stops_the_work(redis: Redis, led
             _, writer = await server.connect(body)
             await server.until(lambda before=before: gpu.counts["requests"] == before + 1)  # type: ignore[misc]
             writer.close()
-            await server.until(lambda: not server.cache._flights and not server.planner._settlements)
+            await server.until(lambda: not server.cache._flights and not budgets._tasks)
         assert gpu.counts["tokens"] == 0
         assert server.cache.counts["stored"] == 0
         assert await free(budgets) == 10_000 - 2 * 3
@@ -199,3 +154,58 @@ async def test_a_lost_state_is_503_and_says_when_to_ask_again(
         answer = await client.post(f"http://127.0.0.1:{planner.port}/v1/chat/completions", json=QUESTION)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert budgets.counts["state_lost"] == 1
+
+
+def talking(server: InProcess) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False, timeout=60)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_a_truncated_or_filtered_answer_is_not_kept(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stream: bool, reason: str
+) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=0.001, tokens_per_second=1e6)
+    whole = (openai.completion, openai.event)
+
+    def cut(original: Callable[..., bytes]) -> Callable[..., bytes]:
+        return lambda *arguments: original(*arguments).replace(
+            b'"finish_reason":"stop"', f'"finish_reason":"{reason}"'.encode()
+        )
+
+    async with in_process(redis, gpu, PATIENT, budgets) as planner, talking(planner) as client:
+        monkeypatch.setattr(openai, "completion", cut(whole[0]))
+        monkeypatch.setattr(openai, "event", cut(whole[1]))
+        for _ in range(2):
+            answer = await client.post("/v1/chat/completions", json={**QUESTION, "stream": stream})
+            assert (answer.status_code, answer.headers["X-OKOME-Cache"]) == (200, "MISS")
+            assert reason in answer.text
+            await settled(planner.cache)
+        monkeypatch.undo()
+        for status in ("MISS", "HIT"):
+            answer = await client.post("/v1/chat/completions", json={**QUESTION, "stream": stream})
+            assert answer.headers["X-OKOME-Cache"] == status
+            await settled(planner.cache)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("words", "aside"), [(10, False), (50_000, True)])
+async def test_a_large_request_is_read_and_its_key_made_beside_the_event_loop(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, words: int, aside: bool
+) -> None:
+    made: list[bool] = []
+
+    def key_of(*arguments: Any, **options: Any) -> str:
+        made.append(threading.current_thread() is not threading.main_thread())
+        return keys.key_of(*arguments, **options)
+
+    monkeypatch.setattr("okome.planner.key_of", key_of)
+    budgets = Budgets(redis, rules=default_rules(1000, 100_000), ledger=ledger, redis_timeout=30)
+    gpu = GpuStandIn(latency=0.001, tokens_per_second=1e6)
+    async with in_process(redis, gpu, PATIENT, budgets) as planner, talking(planner) as client:
+        question = {**QUESTION, "messages": [{"role": "user", "content": "word " * words}]}
+        answer = await client.post("/v1/chat/completions", json=question)
+        assert answer.status_code == 200
+    assert made == [aside]
