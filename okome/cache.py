@@ -22,17 +22,20 @@ from msgspec.structs import replace
 
 from okome.computation import Computations
 from okome.connection import UNAVAILABLE, Clock, Loop
-from okome.entry import Cached, Entry, draw, due, longest_draw, usable
+from okome.entry import Cached, usable
 from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack
-from okome.errors import ComputeCancelledError, NotCachedError, RememberedError
-from okome.flight import Caller, Flight, Flights, Work
+from okome.errors import ComputeCancelledError
+from okome.flight import Flights, Work
 from okome.headers import Directives, Status
+from okome.keeping import Keeping
 from okome.keys import digest, stream_name, value_name
+from okome.lookup import Lookup, require_answerable
 from okome.policy import CachePolicy
 from okome.store import Owned, Store
 from okome.stream import CachedStream, follow
 from okome.tasks import Tasks
 from okome.tee import Tee
+from okome.turns import Turns
 
 T = TypeVar("T")
 
@@ -61,8 +64,6 @@ class Cache(Generic[T]):
         self.counts: Counter[str] = Counter()
         self._codec = codec
         self._clock = clock or Clock()
-        self._uniform = uniform
-        self._reach = longest_draw(self.policy.beta)
         self._loop = Loop("this Cache belongs")
         self._tasks = Tasks()
         self._flights = Flights()
@@ -76,8 +77,21 @@ class Cache(Generic[T]):
             forget=self._flights.forget,
             forget_tag=self._flights.forget_tag,
         )
+        self._keeping = Keeping(self.policy, self._clock, self.counts)
+        self._turns = Turns(self.policy, self.counts, lambda: self._store.gone)
         self._computations = Computations(
-            self._store, self._flights, self.policy, self._clock, self._tasks, self.counts, uniform
+            self._store,
+            self._flights,
+            self.policy,
+            self._clock,
+            self._tasks,
+            self.counts,
+            uniform,
+            self._keeping,
+            self._turns,
+        )
+        self._lookup = Lookup(
+            self._store, self._flights, self._computations, self.policy, self._clock, self.counts, uniform
         )
 
     async def __aenter__(self) -> Self:
@@ -129,13 +143,15 @@ class Cache(Generic[T]):
         CircularError; and TimeoutError after policy.max_compute. Never an error of Redis.
         """
         self._loop.require()
-        _require_answerable(directives)
+        require_answerable(directives)
         work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache, keep=keep)
         if directives.no_store:
-            return self._count(Cached(await self._computations.uncached(work), Status.BYPASS))
-        found = await self._lookup(work, directives)
+            async with self._turns.if_needed():
+                value, _ = self._keeping.carried(work, await self._turns.timed(compute))
+            return self._count(Cached(value, Status.BYPASS))
+        found = await self._lookup.find(work, directives)
         if isinstance(found, Cached):
-            return found
+            return self._count(found)
         flight, caller = found
         return self._count(_shared(await flight.join(caller), leads=flight.leader is caller))
 
@@ -157,7 +173,7 @@ class Cache(Generic[T]):
         that breaks off often just ends, without an error. So there is no default that would be safe.
         """
         self._loop.require()
-        _require_answerable(directives)
+        require_answerable(directives)
 
         async def pump(tee: Tee) -> tuple[bytes, ...]:
             await tee.pump(produce())
@@ -168,8 +184,9 @@ class Cache(Generic[T]):
         )
         if directives.no_store:
             return await self._bypass(produce)
-        found = await self._lookup(work, directives)
+        found = await self._lookup.find(work, directives)
         if isinstance(found, Cached):
+            self._count(found)
             return CachedStream.replay(found.value, found.headers())
         flight, caller = found
         if flight.tee is None or flight.tee.overflowed:
@@ -185,7 +202,7 @@ class Cache(Generic[T]):
 
     async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
         cached = Cached((), Status.BYPASS)
-        stream = await CachedStream.begin(self._computations.uncached_stream(produce()), cached.headers())
+        stream = await CachedStream.begin(self._turns.stream(produce()), cached.headers())
         self._count(cached)
         return stream
 
@@ -213,7 +230,7 @@ class Cache(Generic[T]):
         if not isinstance(owned, Owned):
             raise AssertionError("by force the lock is ours")  # noqa: TRY004  # not a caller's mistake
         self._flights.forget(work.name)  # what is being computed here is old now
-        _, envelope = self._computations.pack(work, token, owned.generations, value, compute)
+        _, envelope = self._keeping.pack(work, token, owned.generations, value, compute)
         # A task of its own: our cancellation must not keep the lock from those who wait for it.
         if envelope is None:
             await asyncio.shield(self._tasks.spawn(self._store.release(work.name, token)))
@@ -237,57 +254,9 @@ class Cache(Generic[T]):
         self._flights.forget_tag(digest(tag))
         return await self._store.invalidate_tag(tag)
 
-    async def _lookup(
-        self, work: Work, directives: Directives
-    ) -> Cached[Any] | tuple[Flight[Cached[Any]], Caller[Cached[Any]]]:
-        """A value that can be served at once, or the flight that was entered, and by whom."""
-        flights, name = self._flights, work.name
-        flight = flights.look(name)
-        try:
-            fallback = None
-            if work.force:
-                flight = flights.renewing(name)
-            elif flight is None or flight.background or flight.force or directives.only_if_cached:
-                entry = await self._store.read(name, work.tags, work.codec)
-                if entry is not None:
-                    now = self._clock.now()
-                    cached = usable(entry, now)
-                    if cached is not None:
-                        if cached.ttl <= entry.envelope.compute * self._reach:
-                            self._refresh_if_due(work, entry, cached.ttl, now)
-                        return self._count(cached)
-                    if entry.error_type is not None:
-                        self.counts["negative"] += 1
-                        raise RememberedError(entry.error_type)
-                    fallback = entry
-                if directives.only_if_cached:
-                    raise NotCachedError("only-if-cached, and it is not")
-                flight = flights.joinable(name)
-            flights.require_outside(name)
-            caller: Caller[Cached[Any]] = Caller(work)
-            if flight is None:
-                flight = self._computations.launch(caller, fallback)
-            flight.enter(caller)
-            return flight, caller
-        finally:
-            flights.looked(name)
-
-    def _refresh_if_due(self, work: Work, entry: Entry, ttl: float, now: float) -> None:
-        if not due(entry, ttl, now, draw(self.policy.beta, self._uniform())):
-            return
-        if ttl > 0:
-            self.counts["early"] += 1
-        if work.name not in self._flights and not self._store.left_alone:
-            self._computations.launch(Caller(work), entry, background=True)
-
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[_COUNTED[cached.status]] += 1
         return cached
-
-
-def _require_answerable(directives: Directives) -> None:
-    if directives.only_if_cached and (directives.no_cache or directives.no_store):
-        raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:

@@ -4,22 +4,23 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
 from okome.connection import UNAVAILABLE, Clock
-from okome.entry import Cached, Entry, instead, of_failure, of_too_large, of_value, quieted, usable
+from okome.entry import Cached, Entry, instead, of_failure, quieted, usable
 from okome.envelope import TOKEN_BYTES, Envelope, Kind
-from okome.errors import CallerError, ComputeCancelledError, OverloadedError, RememberedError
+from okome.errors import CallerError, ComputeCancelledError, RememberedError
 from okome.flight import Caller, Flight, Flights, Work
 from okome.headers import Status
+from okome.keeping import Keeping
 from okome.policy import CachePolicy
 from okome.store import Newer, Owned, Store, require_wanted
 from okome.tasks import Tasks
 from okome.tee import Tee
+from okome.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Computations:
         tasks: Tasks,
         counts: Counter[str],
         uniform: Callable[[], float],
+        keeping: Keeping,
+        turns: Turns,
     ) -> None:
         self._store = store
         self._flights = flights
@@ -46,7 +49,8 @@ class Computations:
         self._tasks = tasks
         self._counts = counts
         self._uniform = uniform
-        self._slots = asyncio.Semaphore(policy.degraded_computes)
+        self._keeping = keeping
+        self._turns = turns
 
     def launch(
         self, leader: Caller[Cached[Any]], fallback: Entry | None, *, background: bool = False
@@ -167,7 +171,7 @@ class Computations:
         envelope: Envelope | None = None
         try:
             value, seconds = await self._computed(flight)
-            value, envelope = self.pack(
+            value, envelope = self._keeping.pack(
                 flight.leader.work, token, generations, value, seconds, tee=flight.tee
             )
             _deliver(flight, value, envelope)
@@ -214,7 +218,7 @@ class Computations:
         while True:
             began = self._clock.monotonic()
             try:
-                value = await self._timed(flight.compute)
+                value = await self._turns.timed(flight.compute)
             except CallerError as error:
                 if not flight.hand_on(error):
                     raise
@@ -222,77 +226,12 @@ class Computations:
             else:
                 return value, self._clock.monotonic() - began
 
-    async def _timed(self, compute: Callable[[], Awaitable[Any]]) -> Any:
-        self._counts["computes"] += 1
-        try:
-            async with asyncio.timeout(self._policy.max_compute):
-                return await compute()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise ComputeCancelledError("the computation was cancelled from within") from None
-
-    # What is stored
-
-    def pack(
-        self,
-        work: Work,
-        token: bytes,
-        generations: dict[str, bytes | None],
-        value: Any,
-        compute: float,
-        *,
-        tee: Tee | None = None,
-    ) -> tuple[Any, Envelope | None]:
-        """The value as a hit would have it, and what to store: the value, that it is too large, or (None) nothing."""
-        now, codec = self._clock.now(), work.codec.name
-        if tee is not None and tee.overflowed:
-            self._counts["oversize"] += 1
-            return value, of_too_large(self._policy, codec, token, now)
-        value, body = self._carried(work, value)
-        if body is None:
-            return value, None
-        fresh = self._lifetime(work, value)
-        if not fresh:
-            self._counts["cut_short" if work.streams else "declined"] += 1
-            return value, None
-        tags = {tag: generation for tag, generation in generations.items() if generation is not None}
-        envelope = of_value(self._policy, codec, token, now, body, compute, tags, fresh)
-        if envelope.kind is Kind.PASS:
-            self._counts["oversize"] += 1
-        return value, envelope
-
-    def _carried(self, work: Work, value: Any) -> tuple[Any, bytes | None]:
-        """The value as it comes back from Redis, so that a miss has the type of a hit; and encoded. As it is,
-        and None, if it can't be.
-        """
-        try:
-            body = work.codec.encode(value)
-            # A stream's readers have its chunks already.
-            return (value if work.streams else work.codec.decode(body)), body
-        except Exception:
-            self._counts["unencodable"] += 1
-            log.exception("a value could not be encoded, and was not stored")
-            return value, None
-
-    def _lifetime(self, work: Work, value: Any) -> float:
-        """Seconds for which it is fresh; 0: it is not stored."""
-        if work.keep is None:
-            return self._policy.fresh
-        try:
-            return self._policy.lifetime(work.keep(value))
-        except Exception:
-            self._counts["undecided"] += 1
-            log.exception("whether to keep a value could not be told, and it was not stored")
-            return 0.0
-
     # Without the cache, or without Redis
 
     async def _pass(self, flight: _AnyFlight) -> None:
         """It is known to be too large: nobody waits for anybody."""
         flight.status = Status.BYPASS
-        async with self._slot() if self._store.gone else nullcontext():
+        async with self._turns.if_needed():
             value, _ = await self._computed(flight)
         self._land_unstored(flight, value)
 
@@ -302,7 +241,7 @@ class Computations:
             return
         flight.status = Status.DEGRADED
         try:
-            async with self._slot():
+            async with self._turns.one():
                 value, _ = await self._computed(flight)
         except Exception:
             stale = self._instead(fallback, flight)
@@ -313,41 +252,8 @@ class Computations:
             self._land_unstored(flight, value)
 
     def _land_unstored(self, flight: _AnyFlight, value: Any) -> None:
-        value, _ = self._carried(flight.leader.work, value)
+        value, _ = self._keeping.carried(flight.leader.work, value)
         flight.land(Cached(value, flight.status))
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the computations that may be under way while Redis is gone. Raises OverloadedError."""
-        try:
-            async with asyncio.timeout(self._policy.degraded_wait):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise OverloadedError("Redis is gone and too many computations are under way") from None
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    async def uncached(self, work: Work) -> Any:
-        """Compute what is not to be stored."""
-        async with self._slot() if self._store.gone else nullcontext():
-            value, _ = self._carried(work, await self._timed(work.compute))
-        return value
-
-    def uncached_stream(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Likewise."""
-        return self._limited(source) if self._store.gone else source
-
-    async def _limited(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        try:
-            async with self._slot():
-                async for chunk in source:
-                    yield chunk
-        finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                await close()
 
 
 def _deliver(flight: _AnyFlight, value: Any, envelope: Envelope | None) -> None:

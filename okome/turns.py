@@ -1,0 +1,63 @@
+"""Computing within its limits: of time, and of how many at once while Redis is gone."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
+
+from okome.errors import ComputeCancelledError, OverloadedError
+from okome.policy import CachePolicy
+
+
+class Turns:
+    """Of one cache. `gone`: whether Redis is."""
+
+    def __init__(self, policy: CachePolicy, counts: Counter[str], gone: Callable[[], bool]) -> None:
+        self._policy = policy
+        self._counts = counts
+        self._gone = gone
+        self._slots = asyncio.Semaphore(policy.degraded_computes)
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """One of the computations that may be under way while Redis is gone. Raises OverloadedError."""
+        try:
+            async with asyncio.timeout(self._policy.degraded_wait):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise OverloadedError("Redis is gone and too many computations are under way") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def if_needed(self) -> AbstractAsyncContextManager[None]:
+        """Likewise; with Redis there is no limit to them."""
+        return self.one() if self._gone() else nullcontext()
+
+    async def timed(self, compute: Callable[[], Awaitable[Any]]) -> Any:
+        """What compute() returns, within policy.max_compute."""
+        self._counts["computes"] += 1
+        try:
+            async with asyncio.timeout(self._policy.max_compute):
+                return await compute()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ComputeCancelledError("the computation was cancelled from within") from None
+
+    def stream(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The source, in its turn if one is needed."""
+        return self._limited(source) if self._gone() else source
+
+    async def _limited(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async with self.one():
+                async for chunk in source:
+                    yield chunk
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
