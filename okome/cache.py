@@ -144,6 +144,8 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         require_answerable(directives)
+        if keep is not None:
+            _require_callable("keep", keep)
         work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache, keep=keep)
         if directives.no_store:
             async with self._turns.if_needed():
@@ -174,6 +176,8 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         require_answerable(directives)
+
+        _require_callable("complete", complete)
 
         async def pump(tee: Tee) -> tuple[bytes, ...]:
             await tee.pump(produce())
@@ -257,6 +261,11 @@ class Cache(Generic[T]):
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[_COUNTED[cached.status]] += 1
         return cached
+
+
+def _require_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} is a function of what was computed, not {value!r}")
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:

@@ -243,3 +243,15 @@ async def test_who_waits_when_the_cache_is_closed_is_told(open_cache: Open, orig
     with pytest.raises(ComputeCancelledError, match="closed"):
         await waiter
     assert origin.cancelled == 1
+
+
+async def test_so_is_who_waits_for_what_was_forgotten(open_cache: Open, origin: Origin) -> None:
+    """Told so, and not cancelled: nobody cancelled it."""
+    cache = open_cache(write_timeout=0.05)
+    origin.release.clear()
+    waiter = asyncio.create_task(cache.get_or_compute("k", origin))
+    await origin.started.wait()
+    await cache.invalidate("k")
+    await cache.aclose()
+    with pytest.raises(ComputeCancelledError, match="closed"):
+        await waiter

@@ -112,6 +112,15 @@ async def test_who_cannot_tell_whether_to_keep_it_keeps_nothing(
         assert await cache.get("k") is None
 
 
+async def test_what_is_no_function_is_refused_at_the_call(open_cache: Open, origin: Origin) -> None:
+    async with open_cache() as cache:
+        with pytest.raises(TypeError, match="keep"):
+            await cache.get_or_compute("k", origin, keep=True)  # type: ignore[arg-type]  # on purpose
+        with pytest.raises(TypeError, match="complete"):
+            await cache.stream("k", origin, complete=None)  # type: ignore[arg-type]  # on purpose
+        assert origin.calls == 0
+
+
 async def test_a_stream_has_a_lifetime_of_its_own_too(redis: Redis, time: Later) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b"chunk"
