@@ -1,4 +1,4 @@
-"""python -m lab: boots, reaches and powers the nodes of the lab."""
+"""The LAN in a box: boots, reaches and powers the nodes of inventory.py on this machine."""
 
 import argparse
 import contextlib
@@ -25,8 +25,7 @@ def known_nodes() -> list[str]:
 def up(args: argparse.Namespace) -> int:
     machine.require()
     for name in args.nodes:
-        if name not in known_nodes():
-            raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
+        _require_known(name)
     new = lan.up()
     key = public_key()
     prepare()
@@ -82,7 +81,7 @@ def status(args: argparse.Namespace) -> int:
         print("The lab is down. `python -m lab up` boots it.")
     else:
         columns = ("state", "address", "suite", "manager")
-        print(f"{'node':6}" + "".join(f"{column:16}" for column in columns))
+        print(f"{'node':6}" + "".join(f"{column:16}" for column in columns).rstrip())
         for name, facts in nodes.items():
             print(f"{name:6}" + "".join(f"{facts[column] or '-'!s:16}" for column in columns).rstrip())
     return 0
@@ -120,8 +119,9 @@ def origin(args: argparse.Namespace) -> int:
     _require_lan()
     if args.mode == "planner":
         orchestrator.planner()
-    else:
-        print(json.dumps(orchestrator.tell(**({"mode": args.mode} if args.mode else {}))))
+    elif args.mode:
+        orchestrator.tell(mode=args.mode)
+    print(json.dumps(orchestrator.state()))
     return 0
 
 
@@ -150,8 +150,14 @@ def _require_lan() -> None:
         raise LabError("the lab is down: python -m lab up")
 
 
+def _require_known(name: str) -> None:
+    if name not in known_nodes():
+        raise LabError(f"{name} is not in inventory.py; there is {', '.join(known_nodes())}.")
+
+
 def _node(name: str) -> Node:
     _require_lan()
+    _require_known(name)
     node = Node(name)
     if not node.exists:
         raise LabError(f"there is no node {name}: python -m lab up {name}")
@@ -177,10 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--manager", choices=MANAGERS, help="who manages the network (networkmanager)")
     added.add_argument("--fresh", action="store_true", help="replace nodes that exist by new ones")
     added = command("run", run, "run a command as the operator, inside the LAN, with the credentials set")
-    added.add_argument("command", nargs="+", metavar="CMD")
+    added.add_argument("command", nargs="+", metavar="CMD", help="after `--`: -- okome status")
     added = command("exec", execute, "run a command as root inside a node")
     added.add_argument("node", metavar="NODE")
-    added.add_argument("command", nargs="+", metavar="CMD")
+    added.add_argument("command", nargs="+", metavar="CMD", help="after `--`: -- journalctl -b")
     added = command("shell", shell, "a root shell inside a node")
     added.add_argument("node", metavar="NODE")
     added = command("status", status, "what runs, and where SSH answers")
@@ -197,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         "mode",
         nargs="?",
         metavar="MODE",
-        help="planner, up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504",
+        help="planner, up, down, killed, hanging, slow:SECONDS, closing, 500, 502, 503, 504; default: as it is",
     )
     command("packages", packages, "print the Debian packages that the lab needs and this machine lacks")
     command("down", down, "remove every trace of the lab from the machine")

@@ -1,5 +1,6 @@
 """The main job, shown in the lab: two bare nodes become the tier, a second run changes nothing, testinfra agrees."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -31,13 +32,19 @@ QUESTION = {
 
 
 def title(text: str) -> None:
-    print(f"\n\033[1m== {text}\033[0m", flush=True)
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    print(f"\n{bold}== {text}{plain}", flush=True)
+
+
+def show(*command: str) -> None:
+    """A command, as it is typed."""
+    print("$ " + " ".join(command).replace(sys.executable, ".venv/bin/python"), flush=True)
 
 
 def step(text: str, *command: str) -> None:
     """Show a command, run it, stop at its failure."""
     title(text)
-    print("$ " + " ".join(command).replace(sys.executable, ".venv/bin/python"), flush=True)
+    show(*command)
     started = time.monotonic()
     done = subprocess.run(command, check=False)
     if done.returncode != 0:
@@ -79,6 +86,7 @@ def ask() -> None:
 
 def main() -> int:
     """The demo, step by step."""
+    argparse.ArgumentParser(prog="python -m lab.demo", description=__doc__).parse_args()
     try:
         step("Nodes as bare as new Pis, on a LAN of their own", *LAB, "up", *NODES, "--fresh")
         for name in NODES:
@@ -88,7 +96,7 @@ def main() -> int:
                 *LAB, "run", "--", *deploy(name), "-y", "--data", f"ssh_hostname={leased}",
             )  # fmt: skip
         title("The same again, all nodes at once: nothing may change")
-        print("$ " + " ".join(SITE), flush=True)
+        show(*LAB, "run", "--", *SITE)
         if changed := changes():
             raise LabError(f"the second run changed {changed} operations.")
         print("   0 operations changed")

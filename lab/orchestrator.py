@@ -130,9 +130,20 @@ def down() -> None:
     machine.run(["ip", "netns", "del", namespace()])
 
 
+def state() -> dict[str, Any]:
+    """What stands there, by its mode. To ask changes nothing."""
+    if _obeys():
+        return origin.tell(control())
+    if not _listens():
+        raise LabError(f"nothing answers at {ADDRESS}:{PORT}: python -m lab origin planner")
+    return {"mode": "planner"}
+
+
 def tell(**words: Any) -> dict[str, Any]:
     """A command to the test origin (lab/origin.py), and its state; it takes the planner's place if need be."""
     try:
+        if "mode" in words:
+            origin.check_mode(words["mode"])
         test_origin()
         return origin.tell(control(), **words)
     except ValueError as error:

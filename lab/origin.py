@@ -30,6 +30,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import time
 from collections import Counter
@@ -83,10 +84,9 @@ class Request:
 def check_mode(mode: str) -> str:
     """`mode`, or ValueError with the modes that exist."""
     name, _colon, seconds = mode.partition(":")
-    if name not in MODES or (name == "slow") != bool(seconds):
+    number = re.fullmatch(r"\d+(\.\d+)?", seconds)
+    if name not in MODES or (name == "slow" and not number) or (name != "slow" and mode != name):
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)} (slow as slow:SECONDS)")
-    if seconds:
-        float(seconds)
     return mode
 
 

@@ -80,6 +80,11 @@ def objections(
 
 
 def main(names: list[str]) -> int:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    mutated = [path.removesuffix(".py").replace("/", ".") for path in settings["mutmut"]["only_mutate"]]
+    if unknown := [name for name in names if name not in mutated]:
+        print(f"mutants: there is no {', '.join(unknown)}; there are {', '.join(mutated)}", file=sys.stderr)
+        return 2
     wanted = [f"{name}.*" for name in names]
     subprocess.run([MUTMUT, "run", "--max-children", "1", *wanted], cwd=ROOT, check=True)
 
@@ -92,10 +97,8 @@ def main(names: list[str]) -> int:
     modules = {name: module for name, module in modules.items() if not names or name in names}
     for name, module in modules.items():
         print(f"{name:32} {module.faults:5} faults, {module.noticed:6.1%} noticed")
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]["unnoticed"]
-    accounted = {function: entry["faults"] for function, entry in known.items()}
+    accounted = {function: entry["faults"] for function, entry in settings["mutants"]["unnoticed"].items()}
     said = objections(modules, accounted, lambda mutant: said_by("show", mutant))
-    said += [f"{name}: no such module is mutated" for name in names if name not in modules]
     print(*said, sep="\n", end="\n" if said else "")
     return 1 if said else 0
 

@@ -1,5 +1,6 @@
 """The lab itself: its nodes are what a new Pi is, and it leaves the machine as it found it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,21 @@ def test_run_is_inside_the_lan_and_returns_the_command_s_status(lab: Lab) -> Non
     assert (
         "192.168.86" not in subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
     )
+
+
+def test_who_asks_what_stands_for_the_orchestrator_changes_nothing(lab: Lab) -> None:
+    lab.fresh()
+    assert json.loads(lab("origin", "planner")) == json.loads(lab("origin")) == {"mode": "planner"}
+    for bad in ("slow", "slow:", "slow:x", "slow:-1", "up:1", "up:", "sideways"):
+        assert lab("origin", bad, check=False).startswith(f"lab: no mode {bad!r}; there are up, ")
+    assert json.loads(lab("origin")) == {"mode": "planner"}
+    assert json.loads(lab("origin", "slow:0.5"))["mode"] == "slow:0.5"
+    assert json.loads(lab("origin"))["mode"] == "slow:0.5"
+
+
+def test_a_node_that_nobody_has(lab: Lab) -> None:
+    for words in (("up", "cn77"), ("exec", "cn77", "--", "true"), ("power", "cn77", "off")):
+        assert lab(*words, check=False) == "lab: cn77 is not in inventory.py; there is cn00, cn01.\n"
 
 
 def test_power(lab: Lab) -> None:
