@@ -131,7 +131,7 @@ def _limits(timeout: float) -> dict[str, Any]:
 
 
 def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    return type(base.__name__, (_Direct, base), {})
+    return type(base.__name__, (Direct, base), {})
 
 
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -163,7 +163,7 @@ class _WaitingCluster(RedisCluster):
 _SERIALIZER = HiredisRespSerializer()
 
 
-class _Direct(AbstractConnection):
+class Direct(AbstractConnection):
     """Sends as redis-py does, with less ado.
 
     Packed in C, as its blocking client does where hiredis is installed. And not through asyncio.wait_for: before
@@ -181,6 +181,18 @@ class _Direct(AbstractConnection):
                 await super().send_packed_command(command, check_health)
         except TimeoutError:
             raise RedisTimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit
+
+    async def ask(self, *command: Any) -> Any:
+        """Sends one command and reads its answer, within one limit for both."""
+        limit, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(limit or None):
+                await super().send_packed_command(self.pack_command(*command))
+                return await self.read_response()
+        except TimeoutError:
+            raise RedisTimeoutError("Timeout waiting for an answer") from None
         finally:
             self.socket_timeout = limit
 

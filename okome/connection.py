@@ -17,7 +17,9 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from okome.client import Direct
 from okome.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,9 @@ DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
 class Line:
     """A connection of its own for whoever comes first; who comes while it is in use is sent to the pool.
 
-    To get a connection from the pool and to give it back is a fifth of a GET. A cluster's client has no such
-    thing, and is used as it is.
+    To get a connection from the pool and to give it back is a fifth of a GET, and what redis-py does around a
+    command (its lock, retries and statistics) another: of that only the retry is kept. A cluster's client has no
+    such thing, and is used as it is.
     """
 
     def __init__(self, redis: Any) -> None:
@@ -51,6 +54,7 @@ class Line:
         self._own = redis.client() if hasattr(redis, "client") else redis
         self._busy = False
         pool = getattr(redis, "connection_pool", redis)
+        self._direct = issubclass(getattr(pool, "connection_class", object), Direct)
         self._limit: float | None = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
 
     def limit(self, seconds: float) -> float | None:
@@ -64,7 +68,14 @@ class Line:
             return await self._redis.execute_command(*command)
         self._busy = True
         try:
-            return await self._own.execute_command(*command)
+            connection = self._own.connection if self._direct else None
+            if connection is None or not connection.is_connected or connection.should_reconnect():
+                return await self._own.execute_command(*command)
+            try:
+                return await connection.ask(*command)
+            except RedisConnectionError:  # a server that was restarted has closed it
+                await connection.connect()
+                return await connection.ask(*command)
         finally:
             self._busy = False
 
