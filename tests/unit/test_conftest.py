@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import inventory
 from tests.conftest import AS_ROOT, lab_can_run
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +32,17 @@ def test_where_the_lab_can_run_nothing_is_skipped(tmp_path: Path, left_out: str)
     fails = lab_can_run() and not AS_ROOT
     assert ("no test is skipped: no such program" in done.stdout) == fails
     assert done.returncode == fails
+
+
+@pytest.mark.parametrize(("node", "status"), [(inventory.backends[0][0], 0), ("cn77", 4)])
+def test_verification_of_one_node_runs_what_is_about_it(node: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q",
+         "tests/verify", "--node", node],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == status
+    collected = [line for line in done.stdout.splitlines() if "::" in line]
+    assert bool(collected) == (status == 0)
+    assert all(f"[{node}" in line or f"-{node}" in line for line in collected), collected
+    assert status == 0 or done.stderr.startswith(f"ERROR: --node {node} is not in inventory.py; there is ")

@@ -20,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    known = [name for hosts in GROUPS.values() for name, _ in hosts]
+    for name in config.getoption("--node"):
+        if name not in known:
+            raise pytest.UsageError(f"--node {name} is not in inventory.py; there is {', '.join(known)}.")
+
+
 @pytest.fixture(scope="session")
 def ssh_config() -> Iterator[Path]:
     """One kept connection for each node: a command costs 50 ms instead of 300."""
@@ -53,4 +60,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         hosts = GROUPS[group] if group else [host for hosts in GROUPS.values() for host in hosts]
         wanted = metafunc.config.getoption("--node")
         hosts = [host for host in hosts if not wanted or host[0] in wanted]
-        metafunc.parametrize("node", hosts, indirect=True, ids=[name for name, _ in hosts])
+        ids = [name for name, _ in hosts] or ["nobody"]
+        metafunc.parametrize("node", hosts or [None], indirect=True, ids=ids)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about nobody that was asked for is not run; nor is it skipped, for nothing is missing."""
+    about_nobody = [item for item in items if "nobody" in item.name and item.callspec.params["node"] is None]  # type: ignore[attr-defined] # it is parametrized
+    config.hook.pytest_deselected(items=about_nobody)
+    items[:] = [item for item in items if item not in about_nobody]
