@@ -169,7 +169,8 @@ class Cache(Generic[T]):
         """The chunks of produce(), forwarded as they come and stored at the end, or replayed chunk by chunk.
 
         Callers of this process share one stream; other processes wait for its end and replay it. A stream
-        that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored.
+        that raises, is abandoned by its last reader, or of whose chunks `complete` says no, is never stored;
+        it may say for how many seconds they are fresh.
 
         `complete` looks for the mark that only a whole stream ends with, such as the last event of SSE: a source
         that breaks off often just ends, without an error. So there is no default that would be safe.

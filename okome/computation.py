@@ -66,9 +66,8 @@ class Computations:
         try:
             await self._resolve(flight, work, fallback)
         except asyncio.CancelledError:
-            flight.fail(
-                ComputeCancelledError("the cache was closed")
-            )  # unless nobody waits: then it is over already
+            # Whoever waits has not been cancelled; if nobody does, the outcome is settled already.
+            flight.fail(ComputeCancelledError("the cache was closed"))
             raise
         except Exception as error:  # noqa: BLE001  # delivered to those who wait
             flight.fail(error)
