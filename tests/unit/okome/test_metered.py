@@ -379,6 +379,7 @@ async def test_what_cannot_have_been_spent_is_said_and_the_estimate_is_charged(
     with pytest.raises(ValueError, match="amount"):
         await cache.get_or_compute("k", Metered(budgets, {"user": "ann"}, ESTIMATE).compute(odd))
     assert await left(budgets, "ann") == (9, 900)
+    assert budgets.counts["settled"] == 1
 
 
 async def test_a_start_that_is_refused_costs_nothing_and_is_his_alone(
