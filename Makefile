@@ -100,6 +100,8 @@ lock: setup # recompile the hashed requirements from pyproject.toml
 	@.uv/bin/uv pip compile -q pyproject.toml --all-extras --group deploy --group test --group lint --group bench --group mutants \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  -o requirements.txt
+	@.uv/bin/uv pip compile -q --group pyproject.toml:litellm --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links -o requirements-litellm.txt
 
 mutants: setup ## one-line faults put into what decides: does a unit test notice each? About 17 minutes
 	@nice $(PY) -m tests.mutants
