@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,18 @@ def test_verification_of_one_node_runs_what_is_about_it(node: str, status: int) 
     assert bool(collected) == (status == 0)
     assert all(f"[{node}" in line or f"-{node}" in line for line in collected), collected
     assert status == 0 or done.stderr.startswith(f"ERROR: --node {node} is not in inventory.py; there is ")
+
+
+def test_a_node_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\necho >>{tmp_path}/asked\necho no route to it >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    name, data = inventory.backends[0]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/verify/test_backend.py",
+         "--node", name],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.count(f"\n{name} does not answer at {data['address']}: no route to it\n") > 10
+    assert (tmp_path / "asked").read_text() == "\n"

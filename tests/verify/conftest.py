@@ -38,11 +38,27 @@ def ssh_config() -> Iterator[Path]:
         yield file
 
 
+@pytest.fixture(scope="session")
+def silent() -> dict[str, str]:
+    """Each node that was asked → why it does not answer, or nothing."""
+    return {}
+
+
 @pytest.fixture
-def node(request: pytest.FixtureRequest, ssh_config: Path) -> Host:
-    """A node, as root, over SSH."""
-    address: str = request.param[1]["address"]
-    return testinfra.get_host(f"ssh://{address}?ssh_config={ssh_config}&sudo=true&timeout=10")
+def node(request: pytest.FixtureRequest, ssh_config: Path, silent: dict[str, str]) -> Host:
+    """A node, as root, over SSH. One that does not answer is waited for once, not by every test."""
+    name, data = request.param
+    found = testinfra.get_host(f"ssh://{data['address']}?ssh_config={ssh_config}&sudo=true&timeout=10")
+    if name not in silent:
+        try:
+            asked = found.run("true")
+            silent[name] = asked.stderr.strip() if asked.rc else ""
+        except RuntimeError as error:
+            said = getattr(error.args[0], "stderr", str(error)).splitlines()  # ssh's own, of a CommandResult
+            silent[name] = said[-1] if said else "it says nothing"
+    if silent[name]:
+        pytest.fail(f"{name} does not answer at {data['address']}: {silent[name]}", pytrace=False)
+    return found
 
 
 def assert_drop_in_prevails(node: Host, unit: str) -> None:
