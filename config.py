@@ -1,5 +1,6 @@
 """How pyinfra itself runs here; it reads this file before anything else."""
 
+import logging
 import shlex
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from group_data import valid
 # An operation that refuses its input says so in one sentence, which pyinfra prints; gevent would print the
 # traceback of it as well.
 Hub.NOT_ERROR += (PyinfraError,)
+# Likewise a peer that takes the connection and is no SSH server: paramiko would print where it was raised.
+logging.getLogger("paramiko.transport").addHandler(logging.NullHandler())
 
 # Before anything connects: what group_data, the inventory and the command line say is valid.
 _words = click.get_current_context().params.get("data") or ()
