@@ -8,6 +8,7 @@ from typing import Any
 
 from okome.errors import ComputeCancelledError, OverloadedError
 from okome.policy import CachePolicy
+from okome.tee import as_bytes
 
 
 class Turns:
@@ -48,15 +49,12 @@ class Turns:
                 raise
             raise ComputeCancelledError("the computation was cancelled from within") from None
 
-    def stream(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The source, in its turn if one is needed."""
-        return self._limited(source) if self._gone() else source
-
-    async def _limited(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def stream(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The source's chunks, in its turn if one is needed."""
         try:
-            async with self.one():
+            async with self.if_needed():
                 async for chunk in source:
-                    yield chunk
+                    yield as_bytes(chunk)
         finally:
             close = getattr(source, "aclose", None)
             if close is not None:

@@ -179,6 +179,29 @@ async def test_what_would_not_come_back_is_delivered_and_not_stored(redis: Redis
         assert (cache.counts["unencodable"], cache.counts["stored"]) == (2, 0)
 
 
+@pytest.mark.parametrize("directives", [Directives(), Directives(no_store=True)])
+async def test_a_streams_chunks_are_bytes_wherever_they_come_from(
+    redis: Redis, directives: Directives
+) -> None:
+    def of(*chunks: Any) -> Any:
+        async def produce() -> AsyncIterator[Any]:
+            for chunk in chunks:
+                yield chunk
+
+        return produce
+
+    async with Cache(redis, namespace="s", codec=Bytes()) as cache:
+        views = of(bytearray(b"a"), memoryview(b"b"), b"c")
+        for _ in range(2):
+            stream = await cache.stream("k", views, complete=bool, directives=directives)
+            found = [chunk async for chunk in stream]
+            assert ({type(chunk) for chunk in found}, found) == ({bytes}, [b"a", b"b", b"c"])
+            await settled(cache)
+        for wrong in ("text", 5):
+            with pytest.raises(TypeError, match=r"chunks are bytes, not (str|int)"):
+                await cache.stream(f"{wrong}", of(wrong), complete=bool, directives=directives)
+
+
 # Asked for anew
 
 
