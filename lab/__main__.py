@@ -120,7 +120,8 @@ def origin(args: argparse.Namespace) -> int:
     if args.mode == "planner":
         orchestrator.planner()
     elif args.mode:
-        orchestrator.tell(mode=args.mode)
+        print(json.dumps(orchestrator.tell(mode=args.mode)))
+        return 0
     print(json.dumps(orchestrator.state()))
     return 0
 

@@ -262,4 +262,4 @@ def test_an_origin_that_was_killed_is_put_back_by_the_next_command(lab: Lab, fro
     for pid in machine.run(["ip", "netns", "pids", f"{NAMESPACE.name}-orchestrator"]).split():
         os.kill(int(pid), signal.SIGKILL)
     assert json.loads(lab("origin", "up"))["mode"] == "up"
-    assert frontend.origin()["counts"] == {}
+    assert set(frontend.origin()["counts"]) <= {"GET /health"}, "a new one, which the probe may have found"
