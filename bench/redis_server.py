@@ -39,14 +39,18 @@ class RedisServer:
     """`url` is for the application user, who may do what CN01 lets it do; `admin` may do everything."""
 
     def __init__(
-        self, *options: str, commands: tuple[str, ...] = APPLICATION_COMMANDS, password: str | None = None
+        self,
+        *options: str,
+        commands: tuple[str, ...] = APPLICATION_COMMANDS,
+        password: str | None = None,
+        admin_password: str | None = None,
     ) -> None:
         self._options = options
         self._commands = commands
         self._folder = Path(tempfile.mkdtemp(prefix="okome-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._password = password or secrets.token_hex(16)
-        self._admin_password = secrets.token_hex(16)
+        self._admin_password = admin_password or secrets.token_hex(16)
         self.socket = self._folder / "redis.sock"
         self.url = f"unix://okome:{self._password}@{self.socket}"
         self.admin_url = f"unix://admin:{self._admin_password}@{self.socket}"

@@ -50,9 +50,8 @@ def connect(url: Url, *, max_connections: int = 32, timeout: float = 1.0) -> Red
     pool = BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=timeout, **login, **_limits(timeout), **_PLAIN
     )
-    pool.connection_class = _direct(
-        pool.connection_class
-    )  # one for TCP, one for TLS, one for sockets of this machine
+    base = pool.connection_class  # one for TCP, one for TLS, one for sockets of this machine
+    pool.connection_class = type(base.__name__, (Direct, base), {})
     pool.connection_class(
         **pool.connection_kwargs
     )  # an option that it does not know is one now, not at the first call
@@ -91,7 +90,7 @@ def connect_sentinel(
         known_by,
         max_connections=max_connections,
         timeout=timeout,
-        connection_class=_direct(base),
+        connection_class=type(base.__name__, (_AtMaster, base), {}),
         **{**options, **login, **_limits(timeout), **_PLAIN},
     )
     return Redis.from_pool(pool)
@@ -130,10 +129,6 @@ def _limits(timeout: float) -> dict[str, Any]:
     }
 
 
-def _direct(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    return type(base.__name__, (Direct, base), {})
-
-
 class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Asks the sentinels for each new connection, and makes callers wait for a free one."""
 
@@ -156,6 +151,10 @@ class _WaitingCluster(RedisCluster):
             raise RedisConnectionError("no connection became free in time") from None
         try:
             return await super().execute_command(*args, **options)
+        except (
+            AttributeError
+        ) as error:  # redis-py 8.1, when a node fails, closes what other tasks are writing to
+            raise RedisConnectionError("the connection was closed meanwhile") from error
         finally:
             self._turns.release()
 
@@ -195,6 +194,17 @@ class Direct(AbstractConnection):
             raise RedisTimeoutError("Timeout waiting for an answer") from None
         finally:
             self.socket_timeout = limit
+
+
+class _AtMaster(Direct):
+    """Asks the sentinels whenever it is to connect: redis-py's goes back to the address it had, if it is told to send
+    before it is told to connect.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call]  # redis-py's
+        await super().send_packed_command(command, check_health)
 
 
 def require_fit(redis: Any) -> None:

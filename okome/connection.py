@@ -76,8 +76,19 @@ class Line:
             except RedisConnectionError:  # a server that was restarted has closed it
                 await connection.connect()
                 return await connection.ask(*command)
+        except ResponseError:
+            raise
+        except BaseException:
+            # A connection that one holds on to goes back to the address it had. That of the pool asks where Redis is
+            # now: a Sentinel's client finds the new master.
+            await self._give_back()
+            raise
         finally:
             self._busy = False
+
+    async def _give_back(self) -> None:
+        if self._own is not self._redis:
+            await self._own.aclose(close_connection_pool=False)
 
     async def reconnect(self) -> None:
         """All connections of the client go: the next command, wherever it comes from, finds out anew where Redis is.
@@ -87,19 +98,14 @@ class Line:
         if self._own is self._redis:
             return
         pool = self._redis.connection_pool
+        if not self._busy:
+            await self._give_back()
         await pool.update_active_connections_for_reconnect()
         await pool.disconnect(inuse_connections=False)
-        if not self._busy and self._own.connection is not None:
-            self._busy = True
-            try:
-                await self._own.connection.disconnect()
-            finally:
-                self._busy = False
 
     async def aclose(self) -> None:
         """Gives its connection back."""
-        if self._own is not self._redis:
-            await self._own.aclose(close_connection_pool=False)
+        await self._give_back()
 
 
 class Script:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 
 class Proxy:
-    """Between a client and Redis: delays answers, or cuts the connection once a command has been sent on."""
+    """Between a client and Redis: delays answers, or cuts the connection once a command has been sent on. `upstream`
+    may be set anew: new connections lead there.
+    """
 
     def __init__(self, upstream: Path, listen: Path) -> None:
         self.upstream, self.listen = upstream, listen
         self.delay = 0.0
         self.cut_after_send = 0  # how many commands from now on
+        self.connections = 0  # that were made
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Proxy":
@@ -23,6 +26,7 @@ class Proxy:
             task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         upstream_reader, upstream_writer = await asyncio.open_unix_connection(str(self.upstream))
         cut, answered = False, asyncio.Event()
 

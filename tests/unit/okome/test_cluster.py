@@ -1,10 +1,7 @@
 """A Redis Cluster in place of CN01, "by changing the client": three masters, and namespaces on all of them."""
 
 import asyncio
-import secrets
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,55 +22,24 @@ from okome import (
     Status,
     connect_cluster,
 )
-from okome.acl import APPLICATION_COMMANDS, CLUSTER_COMMANDS
-from tests.ports import free_port
+from tests.unit.okome.clusters import SLOTS, SPREAD, running_cluster
 from tests.unit.okome.waiting import joined, told_to_wait
 
 pytestmark = pytest.mark.anyio
 
-SLOTS = 16384
-SPREAD = ("a", "b", "c")  # namespaces, one on each third of the slots
-
 
 def test_the_namespaces_are_spread() -> None:
-    assert sorted(3 * key_slot(name.encode()) // SLOTS for name in SPREAD) == [0, 1, 2]
+    assert [3 * key_slot(name.encode()) // SLOTS for name in SPREAD] == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[RedisServer]]:
-    ports, password = [free_port() for _ in range(6)], secrets.token_hex(16)
-    with ExitStack() as stack:
-        nodes = []
-        for port, bus in zip(ports[:3], ports[3:], strict=True):
-            options = ["--bind", "127.0.0.1", "--port", str(port)]
-            options += [
-                "--cluster-enabled",
-                "yes",
-                "--cluster-port",
-                str(bus),
-                "--cluster-node-timeout",
-                "5000",
-            ]
-            commands = (*APPLICATION_COMMANDS, *CLUSTER_COMMANDS)
-            nodes.append(stack.enter_context(RedisServer(*options, commands=commands, password=password)))
-        for n, node in enumerate(nodes):
-            first, last = n * SLOTS // 3, (n + 1) * SLOTS // 3 - 1
-            node.execute("CLUSTER ADDSLOTSRANGE", first, last)
-            node.execute("CLUSTER MEET", "127.0.0.1", ports[0], ports[3])
-        deadline = time.monotonic() + 30
-        while not all(ready(node) for node in nodes):
-            assert time.monotonic() < deadline, "the nodes did not become a cluster"
-            time.sleep(0.05)
-        for node, port in zip(nodes, ports, strict=False):
-            node.url = node.at(port)[0]
+    with running_cluster() as nodes:
+        for node in nodes:
+            node.forget_calls()
         yield nodes
         assert [node.denied() for node in nodes] == [[], [], []]
         assert {"ERR", "NOPERM"} & {error for node in nodes for error in node.errors()} == set()
-
-
-def ready(node: RedisServer) -> bool:
-    text = str(node.execute("CLUSTER INFO"))
-    return "cluster_state': 'ok" in text and "cluster_known_nodes': '3" in text
 
 
 @pytest.fixture
