@@ -23,6 +23,7 @@ from throttled.asyncio import RateLimiterType, Throttled
 from throttled.asyncio.store import RedisStore
 
 from bench import cache_processes as far
+from bench.cache_failover import failover
 from bench.measure import Measure
 from bench.processes import Processes, barrier, event
 from bench.redis_server import RedisServer
@@ -421,6 +422,7 @@ def run() -> list[Measure]:
             long_compute(url),
             holder_killed(url),
             *asyncio.run(redis_killed()),
+            *asyncio.run(failover()),
             *asyncio.run(cancelled(url)),
             *asyncio.run(reserving(url, admin_url, folder)),
             overshoot(server, url, folder),
