@@ -78,7 +78,8 @@ class Budgets:
         self._tasks = Tasks()
         self._ledger = ledger
         key = Keyspace("b", namespace)
-        self._rules = Rules(rules, key)
+        self.rules = tuple(rules)
+        self._rules = Rules(self.rules, key)
         self._wire = Wire(
             redis,
             key,

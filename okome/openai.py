@@ -1,73 +1,216 @@
-"""The shapes of OpenAI's chat completions, as far as the example planner knows them."""
+"""The shapes of OpenAI's chat completions, as far as the planner knows them: what is asked, answered and refused.
 
-import hashlib
+Answers are kept without an id, for each time that one is delivered it gets a new one: `delivered`, `shown`.
+"""
+
+import re
+import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
-MAX_TOKENS = 4096  # of an answer
-DEFAULT_TOKENS = 64
+from okome.errors import OkomeError
+
+DEFAULT_TOKENS = 64  # of an answer whose request names no limit: what is reserved
 DONE = b"data: [DONE]\n\n"
+_EVENT = b"data: {"
+_USAGE = b'data: {"usage":'  # what the event that tells the usage begins with, as it is kept
+_CHARACTERS = 4  # of a token, about
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Of a message's content. `type`: text, image_url, input_audio, file, refusal."""
+
+    type: str
+    text: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
+    """`content` is null where an assistant called tools, whose answers follow as messages of role tool."""
+
     role: str
-    content: str
+    content: str | list[Part] | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return " ".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """The fields that the planner itself looks at; all others are in the cache key all the same."""
+    """The fields that the planner itself looks at; all others are in the cache key and go upstream all the same.
+    What is null is as if it were absent.
+    """
 
     model: str
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
-    stream: bool = False
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_TOKENS
+    stream: bool | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    stream_options: StreamOptions | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def output_tokens(self) -> int:
+        """At most, of each choice. max_tokens is the older name."""
+        return self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(message.content.split()) for message in self.messages)
+        """About: at least one for each word and each four characters."""
+        return sum(
+            max(len(text.split()), len(text) // _CHARACTERS)
+            for text in (message.text for message in self.messages)
+        )
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+def significant(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a request decides what is kept: nulls are as absent, and whether a stream's usage is shown is decided
+    when it is delivered.
+
+    >>> significant({"model": "m", "stop": None, "stream_options": {"include_usage": True}})
+    {'model': 'm'}
+    """
+    kept = {name: value for name, value in asked.items() if value is not None}
+    options = kept.pop("stream_options", None)
+    if isinstance(options, Mapping):
+        others = {name: value for name, value in options.items() if name != "include_usage"}
+        if others:
+            kept["stream_options"] = others
+    return kept
+
+
+class ApiError(OkomeError):
+    """What a client is told instead of an answer. `kind`, `param` and `code` as in OpenAI's errors; by default the kind
+    follows from the status. `headers`: to send with it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+        self.param, self.code = param, code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        said = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": said}
+
+    def event(self) -> bytes:
+        """For a stream that has begun: the status is out already."""
+        return b"data: " + msgspec.json.encode(self.body) + b"\n\n"
+
+
+_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+
+
+def invalid(error: Exception) -> ApiError:
+    """400 from what decoding said, which names where as JSON path."""
+    text = str(error)
+    found = _AT.search(text)
+    if found is None:
+        missing = re.search(r"required field `(\w+)`", text)
+        return ApiError(400, text, param=missing and missing[1])
+    return ApiError(400, text, param=found["path"] or None)
 
 
 def frame(chat: ChatRequest, kind: str) -> dict[str, Any]:
     """What an answer, or each event of one, begins with. `kind`: chat.completion or chat.completion.chunk."""
-    identity = hashlib.blake2b(msgspec.json.encode(chat), digest_size=12).hexdigest()
-    return {
-        "id": f"chatcmpl-{identity}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": chat.model,
-    }
+    return {"object": kind, "created": int(time.time()), "model": chat.model}
 
 
-def completion(chat: ChatRequest, tokens: Sequence[str]) -> bytes:
-    """A whole answer."""
+def usage(chat: ChatRequest, tokens: int) -> dict[str, int]:
+    """`tokens`: of all choices together."""
+    prompt = chat.prompt_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+
+
+def completion(chat: ChatRequest, message: Mapping[str, Any], reason: str, tokens: int) -> bytes:
+    """A whole answer whose choices are all the same."""
+    said = {"role": "assistant", **message}
+    choices = [{"index": n, "message": said, "finish_reason": reason} for n in range(chat.choices)]
     return msgspec.json.encode(
-        {
-            **frame(chat, "chat.completion"),
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "".join(tokens).rstrip()},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {
-                "prompt_tokens": chat.prompt_tokens,
-                "completion_tokens": len(tokens),
-                "total_tokens": chat.prompt_tokens + len(tokens),
-            },
-        }
+        {**frame(chat, "chat.completion"), "choices": choices, "usage": usage(chat, tokens)}
     )
 
 
-def event(frame: Mapping[str, Any], token: str | None) -> bytes:
-    """One event of a stream; None: that there are no more tokens, which DONE follows."""
-    delta = {} if token is None else {"content": token}
-    finished = "stop" if token is None else None
-    choice = {"index": 0, "delta": delta, "finish_reason": finished}
-    return b"data: " + msgspec.json.encode({**frame, "choices": [choice]}) + b"\n\n"
+def event(begin: Mapping[str, Any], delta: Mapping[str, Any], reason: str | None, choices: int) -> bytes:
+    """What each choice goes on with; with a reason, its end."""
+    return b"".join(
+        encoded({**begin, "choices": [{"index": n, "delta": delta, "finish_reason": reason}]})
+        for n in range(choices)
+    )
+
+
+def usage_event(begin: Mapping[str, Any], usage: Mapping[str, Any]) -> bytes:
+    """The last before DONE: always kept, and shown to those who ask for it by stream_options."""
+    return encoded({"usage": usage, **begin, "choices": []})
+
+
+def encoded(event: Mapping[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _new_id() -> bytes:
+    return b'"id":"chatcmpl-' + secrets.token_hex(12).encode() + b'",'
+
+
+def delivered(kept: bytes) -> bytes:
+    """A whole answer, with an id of its own."""
+    return b"{" + _new_id() + kept[1:]
+
+
+class Delivery:
+    """A stream as one client gets it: with an id of its own, and the usage if asked for."""
+
+    def __init__(self, include_usage: bool) -> None:
+        self._usage = include_usage
+        self._begin = _EVENT + _new_id()
+        self._without = self._begin + (b'"usage":null,' if include_usage else b"")
+
+    def shown(self, kept: bytes) -> bytes:
+        return b"".join(self._shown(kept))
+
+    def _shown(self, kept: bytes) -> Iterator[bytes]:
+        for event in kept.split(b"\n\n"):
+            if event.startswith(_USAGE):
+                if self._usage:
+                    yield self._begin + event[len(_EVENT) :] + b"\n\n"
+            elif event.startswith(_EVENT):
+                yield self._without + event[len(_EVENT) :] + b"\n\n"
+            elif event:
+                yield event + b"\n\n"
 
 
 def is_complete(chunks: Sequence[bytes]) -> bool:
@@ -129,10 +272,3 @@ def _worth_keeping(parts: Iterable[bytes]) -> bool:
             if choice.message or choice.delta:
                 said.add(choice.index)
     return bool(finished) and said == finished.keys() and all(how in _FINISHED for how in finished.values())
-
-
-def error(status: int, text: str) -> dict[str, Any]:
-    kind = {429: "rate_limit_exceeded"}.get(
-        status, "invalid_request_error" if status < 500 else "server_error"
-    )
-    return {"error": {"message": text, "type": kind}}

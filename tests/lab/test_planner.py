@@ -1,6 +1,7 @@
 """The path through both nodes: client, CN00, the example planner at .25, Redis on CN01 with its real users."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,11 @@ def ask(client: Client, **more: Any) -> Answer:
     return client.ask("/v1/chat/completions", method="POST", body=json.dumps(QUESTION | more), **KEY)
 
 
+def without_ids(answer: Answer) -> bytes:
+    """Each answer has one of its own."""
+    return re.sub(rb'"id":"chatcmpl-[0-9a-f]+"', b'"id":""', answer.body)
+
+
 def tokens_left(client: Client) -> int:
     """What a question that nobody asked before leaves of the day's tokens, as CN00's client sees it."""
     answer = ask(client, messages=[{"role": "user", "content": str(time.time_ns())}])
@@ -64,7 +70,7 @@ def test_a_hit_is_seen_through_the_frontend_and_costs_no_tokens(client: Client) 
     before = tokens_left(client)
     for _ in range(5):
         again = ask(client)
-        assert (again.header("X-OKOME-Cache"), again.body) == ("HIT", first.body)
+        assert (again.header("X-OKOME-Cache"), without_ids(again)) == ("HIT", without_ids(first))
         assert str(again.header("Cache-Status")).startswith("okome; hit; ttl=")
     one_question = before - tokens_left(client)
     cost = json.loads(first.body)["usage"]["total_tokens"]
@@ -82,7 +88,7 @@ def test_a_stream_comes_through_and_is_replayed(client: Client) -> None:
     assert str(first.header("Content-Type")).startswith("text/event-stream")
     assert first.body.rstrip().endswith(b"data: [DONE]")
     assert second.header("X-OKOME-Cache") == "HIT"
-    assert second.body == first.body
+    assert without_ids(second) == without_ids(first)
 
 
 def test_the_application_user_was_refused_nothing_and_wrote_under_its_prefix(

@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
 from okome import Budgets, Bytes, Cache, CachePolicy, Ledger, keys, openai
+from okome.api import Planner
 from okome.gpu import GpuStandIn
 from okome.keys import digest
 from okome.openai import ChatRequest
-from okome.planner import Planner, default_rules
+from okome.planner import default_rules
 from tests.ports import free_port
 from tests.unit.okome.test_planner import QUESTION
 from tests.unit.okome.waiting import settled
@@ -201,7 +202,7 @@ async def test_a_large_request_is_read_and_its_key_made_beside_the_event_loop(
         made.append(threading.current_thread() is not threading.main_thread())
         return keys.key_of(*arguments, **options)
 
-    monkeypatch.setattr("okome.planner.key_of", key_of)
+    monkeypatch.setattr("okome.api.key_of", key_of)
     budgets = Budgets(redis, rules=default_rules(1000, 100_000), ledger=ledger, redis_timeout=30)
     gpu = GpuStandIn(latency=0.001, tokens_per_second=1e6)
     async with in_process(redis, gpu, PATIENT, budgets) as planner, talking(planner) as client:

@@ -1,0 +1,272 @@
+"""The planner in front of an OpenAI-compatible server: of another planner, and of one that sends what others do."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from bench.redis_server import RedisServer
+from okome.upstream import Upstream
+from tests.unit.okome.test_planner import ask, eventually, metric, running, without_ids
+
+KEY = "sk-of-the-upstream"
+
+
+class Foreign:
+    """A server that sends what it is told to: what vLLM, llama.cpp and Ollama do and a planner does not."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.headers = 200, b"{}", {"Content-Type": "application/json"}
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.silent = threading.Event()
+        self.silent.set()
+        foreign = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                foreign.asked.append(json.loads(self.rfile.read(length)))
+                foreign.keys.append(self.headers["Authorization"])
+                foreign.silent.wait(30)
+                self.send_response(foreign.status)
+                for name, value in foreign.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(foreign.body)
+
+            def log_message(self, *_: object) -> None:
+                """Silent."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def streams(self, *events: str) -> None:
+        self.status, self.headers = 200, {"Content-Type": "text/event-stream"}
+        self.body = "".join(f"{event}\n\n" for event in events).encode()
+
+    def answers(self, status: int, body: object, **headers: str) -> None:
+        self.status, self.headers = status, {"Content-Type": "application/json", **headers}
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.fixture(scope="module")
+def _foreign() -> Iterator[Foreign]:
+    foreign = Foreign()
+    thread = threading.Thread(target=foreign.server.serve_forever)
+    thread.start()
+    yield foreign
+    foreign.server.shutdown()
+    foreign.server.server_close()
+    thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def _in_front(_foreign: Foreign, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("in-front")
+    key = folder / "key"
+    key.write_text(KEY + "\n")
+    options = ("--upstream", _foreign.url, "--upstream-key-file", str(key), "--upstream-timeout", "2")
+    with RedisServer() as server, running(server.url, folder, *options) as client:
+        yield client
+
+
+@pytest.fixture
+def foreign(_foreign: Foreign) -> Foreign:
+    _foreign.asked.clear()
+    _foreign.keys.clear()
+    return _foreign
+
+
+@pytest.fixture
+def in_front(_in_front: httpx.Client, request: pytest.FixtureRequest) -> httpx.Client:
+    """Each test has an API key, and so a cache and a budget, of its own."""
+    _in_front.headers["Authorization"] = f"Bearer {request.node.name.encode().hex()}"
+    return _in_front
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """A planner, and one whose upstream it is."""
+    a, b = tmp_path_factory.mktemp("front"), tmp_path_factory.mktemp("behind")
+    with (
+        RedisServer() as one,
+        RedisServer() as other,
+        running(other.url, b, "--tokens-per-second", "1000") as behind,
+        running(one.url, a, "--upstream", f"{behind.base_url}/v1".replace("//v1", "/v1")) as front,
+    ):
+        yield front, behind
+
+
+def test_an_answer_comes_from_upstream_once_and_costs_its_usage(
+    two: tuple[httpx.Client, httpx.Client],
+) -> None:
+    front, behind = two
+    first = ask(front)
+    assert (first.status_code, first.headers["X-OKOME-Cache"]) == (200, "MISS")
+    assert first.json()["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    assert first.json()["choices"] == ask(behind).json()["choices"]
+    eventually(lambda: ask(front).headers["X-OKOME-Cache"], "HIT")
+    assert metric(front, "okome_gpu", "requests") == 1
+
+
+@pytest.mark.parametrize("usage", [None, {"include_usage": True}, {"include_usage": False}])
+def test_a_stream_is_passed_on_and_replayed_and_its_usage_shown_to_who_asks(
+    two: tuple[httpx.Client, httpx.Client], usage: object
+) -> None:
+    front, behind = two
+    asked: dict[str, Any] = {"stream": True, "stream_options": usage, "max_tokens": 4}
+    first = ask(front, **asked)
+    assert without_ids(first.text) == without_ids(ask(behind, **asked).text)
+    assert first.text.endswith("data: [DONE]\n\n")
+    assert ('"total_tokens":7' in first.text) is (usage == {"include_usage": True})
+    eventually(lambda: ask(front, **asked).headers["X-OKOME-Cache"], "HIT")
+    assert without_ids(ask(front, **asked).text) == without_ids(first.text)
+
+
+CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+USAGE = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
+
+
+def chunk(delta: dict[str, str], reason: str | None = None, **more: object) -> str:
+    return "data: " + json.dumps(
+        {**CHUNK, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+    )
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [
+            chunk({"content": "a\u2028b"}),
+            chunk({}, "stop"),
+            "data: " + json.dumps({**CHUNK, "choices": [], "usage": USAGE}),
+        ],
+        [chunk({"content": "a\u2028b"}), chunk({}, "stop", usage=USAGE, timings={"predicted_n": 2})],
+        [
+            chunk({"content": "a\u2028b"}, usage={"total_tokens": 12}),
+            ": ping",
+            chunk({}, "stop", usage=USAGE),
+        ],
+    ],
+    ids=["of its own", "with the last choice", "with each choice"],
+)
+def test_usage_is_found_wherever_it_comes(
+    foreign: Foreign, in_front: httpx.Client, events: list[str]
+) -> None:
+    foreign.streams(*events, "data: [DONE]")
+    hidden = ask(in_front, stream=True)
+    shown = ask(in_front, stream=True, stream_options={"include_usage": True})
+    assert foreign.asked[0]["stream_options"] == {"include_usage": True}
+    assert "total_tokens" not in hidden.text
+    *said, usage, done = [line.removeprefix("data: ") for line in shown.text.strip().split("\n\n")]
+    assert done == "[DONE]"
+    assert (json.loads(usage)["choices"], json.loads(usage)["usage"]) == ([], USAGE)
+    assert [json.loads(event)["usage"] for event in said] == [None, None]
+    assert json.loads(said[0])["choices"][0]["delta"]["content"] == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"error": {"message": "too long", "type": "BadRequestError", "param": "messages", "code": 400}},
+            {"message": "too long", "type": "BadRequestError", "param": "messages", "code": None},
+        ),
+        (
+            {"object": "error", "message": "too long", "type": "BadRequestError", "param": None, "code": 400},
+            {"message": "too long", "type": "BadRequestError", "param": None, "code": None},
+        ),
+        (
+            {"error": {"code": 400, "message": f"not {KEY}", "type": "invalid_request_error"}},
+            {"message": "not ***", "type": "invalid_request_error", "param": None, "code": None},
+        ),
+        (
+            {"error": "model is required"},
+            {"message": "model is required", "type": "invalid_request_error", "param": None, "code": None},
+        ),
+        (
+            b"<html>",
+            {
+                "message": "the upstream answered 400",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+            },
+        ),
+    ],
+    ids=["vLLM", "older vLLM", "llama.cpp", "text", "HTML"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_its_errors_are_passed_on_in_one_shape(
+    foreign: Foreign, in_front: httpx.Client, said: object, told: object, stream: bool
+) -> None:
+    foreign.answers(400, said)
+    answer = ask(in_front, stream=stream)
+    assert (answer.status_code, answer.json()) == (400, {"error": told})
+    assert foreign.keys == [f"Bearer {KEY}"]
+
+
+def test_its_429_says_when(foreign: Foreign, in_front: httpx.Client) -> None:
+    foreign.answers(429, {"error": {"message": "slow"}}, **{"Retry-After": "7"})
+    answer = ask(in_front)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (401, {"error": {"message": f"{KEY} is wrong"}}, "upstream_auth"),
+        (200, b"<html>", "upstream_unexpected"),
+        (200, b'{"x":' * 100_000, "upstream_unexpected"),
+        (307, b"", "upstream_unexpected"),
+    ],
+)
+def test_what_no_client_can_mend_is_502(
+    foreign: Foreign, in_front: httpx.Client, status: int, body: object, code: str
+) -> None:
+    foreign.answers(status, body)
+    answer = ask(in_front)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, code)
+    assert KEY not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ([], "the upstream's stream broke off"),
+        (['data: {"error": {"message": "out of memory", "code": 500}}', "data: [DONE]"], "out of memory"),
+        (['error: {"message": "out of memory", "code": 500}'], "out of memory"),
+    ],
+)
+def test_an_error_amid_a_stream_is_an_event_and_nothing_is_kept(
+    foreign: Foreign, in_front: httpx.Client, end: list[str], message: str
+) -> None:
+    foreign.streams(chunk({"content": "a"}), *end)
+    for _ in range(2):
+        answer = ask(in_front, stream=True)
+        *_, last = answer.text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == message
+    assert len(foreign.asked) == 2
+
+
+def test_silence_is_504(foreign: Foreign, in_front: httpx.Client) -> None:
+    foreign.silent.clear()
+    try:
+        answer = ask(in_front)
+    finally:
+        foreign.silent.set()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:8000", "ftp://host", "http://", "http://user:s3cret@host", "http://[::1"]
+)
+def test_a_url_that_is_none_is_refused_without_a_part_of_it(url: str) -> None:
+    with pytest.raises(ValueError, match="upstream") as refused:
+        Upstream(url)
+    assert "s3cret" not in str(refused.value)
