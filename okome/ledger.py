@@ -5,8 +5,9 @@ it.
 import asyncio
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,14 +64,26 @@ class Account:
     settled: tuple[tuple[str, int, float], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Append:
+    """`done`: whether it is new, and what stands, by counter; set when it is on the disk."""
+
+    event: str
+    lease: str
+    rows: list[tuple[float, str, str, str, int]]
+    done: "Future[tuple[bool, dict[str, int]]]"
+
+
 class Ledger:
     """Several processes of one host may share the file. Every append is on the disk when it returns (WAL,
-    FULL).
+    FULL). Those that come while another is being written go there together, in one transaction: the disk is waited
+    for once. If it fails, it has failed for all of them.
 
     Raises sqlite3.Error where the disk is full, read-only, or locked for longer than BUSY.
     """
 
     def __init__(self, path: Path | str) -> None:
+        self._appends: deque[_Append] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             self._connection = self._thread.submit(self._open, str(path)).result()
@@ -110,20 +123,39 @@ class Ledger:
         self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float
     ) -> tuple[bool, dict[str, int]]:
         rows = [(at, lease, event, counter, amount) for counter, amount in charges]
+        append = _Append(event, lease, rows, Future())
+        self._appends.append(append)
+        self._thread.submit(self._write)
+        # Cancelling the caller does not undo what is under way.
+        return await asyncio.shield(asyncio.wrap_future(append.done))
 
-        def insert() -> tuple[bool, dict[str, int]]:
+    def _write(self) -> None:
+        """All that is waiting. There is a call for each, so that most of them find nothing left to do."""
+        batch = []
+        while self._appends:  # only this thread takes any out
+            batch.append(self._appends.popleft())
+        if not batch:
+            return
+        try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                inserted = self._connection.executemany(_INSERT, rows).rowcount
-                stands = dict(self._connection.execute(_ENTERED, (lease, event)).fetchall())
+                found = [self._insert(append) for append in batch]
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk ends it by itself
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
-            return inserted > 0, stands
+        except BaseException as error:  # noqa: BLE001  # each caller's
+            for append in batch:
+                append.done.set_exception(error)
+        else:
+            for append, result in zip(batch, found, strict=True):
+                append.done.set_result(result)
 
-        # Cancelling the caller does not undo what is under way.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, insert))
+    def _insert(self, append: _Append) -> tuple[bool, dict[str, int]]:
+        inserted = self._connection.executemany(_INSERT, append.rows).rowcount
+        stands = self._connection.execute(_ENTERED, (append.lease, append.event)).fetchall()
+        return inserted > 0, dict(stands)
 
     async def account(self, counter: str, settled_since: float) -> Account:
         def read() -> Account:
