@@ -1,11 +1,13 @@
 """The planner before a server that answers at once, beside LiteLLM's proxy and that server itself."""
 
+import asyncio
 import sys
 import tempfile
 from pathlib import Path
 
 from bench.litellm_proxy import litellm
 from bench.measure import Measure
+from bench.planner_parts import parts
 from bench.redis_server import RedisServer
 from bench.served import KEYS, Load, free_port, load, memory_mb, serving
 
@@ -43,13 +45,13 @@ def loads(ports: dict[str, int]) -> Loads:
     return found
 
 
-def measures(found: Loads, memory: dict[str, float]) -> list[Measure]:
-    def mean(name: str, kind: str, what: str) -> float:
-        some = found[name, kind]
-        return sum(float(getattr(one, what)) for one in some) / len(some)
+def mean(some: list[Load], what: str) -> float:
+    return sum(float(getattr(one, what)) for one in some) / len(some)
 
+
+def measures(found: Loads, memory: dict[str, float]) -> list[Measure]:
     def rate(name: str, kind: str) -> float:
-        return mean(name, kind, "rate")
+        return mean(found[name, kind], "rate")
 
     bare = rate(BARE, HITS)
     listed = [Measure(f"{BARE}: answers", bare, "/s", "asked directly, by 8 connections of wrk")]
@@ -59,9 +61,9 @@ def measures(found: Loads, memory: dict[str, float]) -> list[Measure]:
             listed += [
                 Measure(
                     f"{kind}: {what} added by {name}",
-                    mean(name, kind, what) - mean(BARE, HITS, what),
+                    mean(found[name, kind], what) - mean(found[BARE, HITS], what),
                     "ms",
-                    f"{BARE}: {mean(BARE, HITS, what):.2f} ms",
+                    f"{BARE}: {mean(found[BARE, HITS], what):.2f} ms",
                 )
                 for what in ("p50", "p99")
             ]
@@ -96,4 +98,8 @@ def run() -> list[Measure]:
         ):
             found = loads(ports)
             memory = {OURS: memory_mb(ours), THEIRS: memory_mb(theirs)}
-    return measures(found, memory)
+            alone = load(ports[BARE], WARM, prefix="alone", keys=KEYS, connections=1)
+            rates = [mean(found[name, HITS], "rate") for name in (BARE, OURS)]
+            server_us, hit_us = (1e6 / rate for rate in rates)
+            where = asyncio.run(parts(url, folder, server_us, hit_us, alone.p50 * 1000))
+    return [*measures(found, memory), *where]
