@@ -1,5 +1,6 @@
 """A URL with a password: nothing of it is ever printed, and a new one in its file is taken up."""
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
-from okome import connect, connect_cluster, connect_sentinel
+from okome import Bytes, Cache, Status, connect, connect_cluster, connect_sentinel
 from okome.planner import main
 from okome.redis_url import UrlFile, checked
 
@@ -145,6 +147,31 @@ def test_a_good_url_is_read_as_redis_py_reads_it(url: str, tmp_path: Path) -> No
     for client in (whole, from_file):
         pool = client.connection_pool
         assert "s3cr" not in repr(client) + repr(pool) + repr(pool.connection_class(**pool.connection_kwargs))
+
+
+@pytest.mark.anyio
+async def test_a_server_that_repeats_the_password_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    """As Redis does with the arguments of a command that it does not know: of AUTH, where that was renamed."""
+
+    async def knows_no_auth(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            arguments = data.decode().split("\r\n")[4::2]
+            writer.write(f"-ERR unknown command 'AUTH', with args beginning with: {arguments}\r\n".encode())
+        writer.close()
+
+    async def answer() -> bytes:
+        return b"answer"
+
+    async with await asyncio.start_server(knows_no_auth, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = connect(f"redis://okome:s3crtPart@127.0.0.1:{port}", timeout=30)
+        with pytest.raises(ResponseError, match="s3crtPart"):
+            await client.get("okome:k")
+        async with asyncio.timeout(60), Cache(client, namespace="n", codec=Bytes()) as cache:
+            assert (await cache.get_or_compute("k", answer)).status is Status.DEGRADED
+        await client.aclose()
+    assert "Redis refuses commands: ResponseError" in caplog.text
+    assert "s3crtPart" not in caplog.text
 
 
 def test_a_file_that_is_just_being_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
