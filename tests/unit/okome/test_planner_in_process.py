@@ -143,6 +143,19 @@ async def test_work_that_is_cancelled_from_within_is_503(redis: Redis, ledger: L
 
 
 @pytest.mark.anyio
+async def test_a_failure_of_its_own_is_json_that_tells_nothing_of_it(redis: Redis, ledger: Ledger) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, Unwell(KeyError("inner")), PATIENT, budgets) as planner,
+        talking(planner) as client,
+    ):
+        answer = await client.post("/v1/chat/completions", json=QUESTION)
+        assert answer.status_code == 500
+        said = {"message": "the planner failed", "type": "server_error", "param": None}
+        assert answer.json() == {"error": {**said, "code": "internal_error"}}
+
+
+@pytest.mark.anyio
 async def test_a_lost_state_is_503_and_says_when_to_ask_again(
     redis: Redis, ledger: Ledger, server: RedisServer
 ) -> None:

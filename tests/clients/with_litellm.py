@@ -1,0 +1,46 @@
+"""What litellm makes of the planner at argv[1], as JSON. Runs in the environment of bench/litellm_proxy.py."""
+
+import json
+import sys
+
+import litellm
+
+ASKED = {
+    "model": "openai/rice-7b",
+    "api_base": sys.argv[1],
+    "api_key": "of-litellm",
+    "temperature": 0,
+    "max_completion_tokens": 5,
+    "messages": [{"role": "user", "content": "how many grains"}],
+    "num_retries": 0,
+    "max_retries": 0,
+}
+
+
+def refused(**changes: object) -> list[object]:
+    try:
+        litellm.completion(**{**ASKED, **changes})
+    except litellm.exceptions.APIError as error:
+        return [type(error).__name__, error.status_code]
+    except litellm.exceptions.BadRequestError as error:
+        return [type(error).__name__, error.status_code]
+    except litellm.exceptions.RateLimitError as error:
+        return [type(error).__name__, error.status_code]
+    return []
+
+
+plain = litellm.completion(**ASKED)
+chunks = list(litellm.completion(**ASKED, stream=True, stream_options={"include_usage": True}))
+image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+print(
+    json.dumps(
+        {
+            "plain": plain.choices[0].message.content,
+            "usage": plain.usage.total_tokens,
+            "streamed": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
+            "stream_usage": [c.usage.total_tokens for c in chunks if getattr(c, "usage", None)],
+            "image": refused(messages=[{"role": "user", "content": image}]),
+            "over": refused(max_completion_tokens=4000),
+        }
+    )
+)
