@@ -1,8 +1,8 @@
 """Rate limits and hard caps over any dimensions: one script and one round trip per decision, all or nothing.
 
     budgets = Budgets(connect(url), rules=[
-        Rate("requests-per-minute", by=("user",), unit="requests", limit=60, per=60),
-        Cap("tokens-per-day", by=("user",), unit="tokens", limit=200_000, period=Period.DAY),
+        Rate(name="requests-per-minute", by=("user",), unit="requests", limit=60, per=60),
+        Cap(name="tokens-per-day", by=("user",), unit="tokens", limit=200_000, period=Period.DAY),
     ], ledger=Ledger("spent.sqlite"))
 
     decision = await budgets.reserve({"user": "ann"}, {"requests": 1, "tokens": 900})

@@ -1,13 +1,13 @@
 """Cache and budgets together: whoever computes pays, and nobody else.
 
-    metered = Metered(budgets, {"user": "ann"}, {"requests": 1, "tokens": 900})
-    cached = await cache.get_or_compute(key, metered.compute(ask))
-    return Response(cached.value, headers=cached.headers() | metered.headers())
-
     async def ask(spent: Counter[str]) -> Answer:
         answer = await gpu(request)
         spent["tokens"] = answer.tokens
         return answer
+
+    metered = Metered(budgets, {"user": "ann", "model": "rice-7b"}, {"requests": 1, "tokens": 900})
+    cached = await cache.get_or_compute(key, metered.compute(ask))
+    return Response(cached.value, headers=cached.headers() | metered.headers())
 
 To reserve before the cache is asked would charge for hits; a refusal that leaves a computation as any other error would
 reach all who wait for the same key. Here it is inside, and a CallerError.

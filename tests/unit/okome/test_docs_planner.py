@@ -1,12 +1,18 @@
 """docs/03_PLANNER.md: its examples run, and its tables name every counter there is."""
 
 import ast
+import asyncio
+import doctest
+import importlib
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+import okome
 from bench.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +55,100 @@ async def test_the_example_of_both(
         assert ("x-ratelimit-remaining-tokens" in said) is (status == "MISS")
         assert said.endswith("b'data: two\\n\\n', b'data: [DONE]\\n\\n']\n")
     assert server.denied() == []
+
+
+async def test_the_example_of_a_codec(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    await examples()["codec_example"](server.url)
+    assert capsys.readouterr().out == "{'text': 'forty-two'}\n"
+
+
+async def test_the_example_in_fastapi(server: RedisServer, tmp_path: Path) -> None:
+    app = examples()["fastapi_example"](server.url, str(tmp_path / "ledger.sqlite"))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://okome") as client,
+    ):
+        first = await client.post("/ask", json={"q": 1})
+        assert (first.status_code, first.headers["X-OKOME-Cache"]) == (200, "MISS")
+        assert first.text == "data: forty\n\ndata: -\n\ndata: two\n\ndata: [DONE]\n\n"
+        statuses = []
+        for n in range(2, 13):  # a burst of 10
+            statuses.append((await client.post("/ask", json={"q": n})).status_code)
+        assert statuses[-1] == 429
+        # A client that is gone before the first chunk leaves no place behind.
+        sent: list[object] = []
+        await client.post("/ask", json={"q": "again"}, headers={"Authorization": "ann"})
+
+        async def send(message: object) -> None:
+            sent.append(message)
+            raise OSError("gone")
+
+        parts = [{"type": "http.request", "body": b'{"q": "gone"}', "more_body": False}]
+
+        async def receive() -> dict[str, object]:
+            return parts.pop() if parts else {"type": "http.disconnect"}
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "POST", "path": "/ask",
+            "raw_path": b"/ask", "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+            "headers": [(b"authorization", b"ben")], "client": ("127.0.0.1", 1), "server": ("okome", 80),
+        }  # fmt: skip
+        with pytest.raises(Exception):  # noqa: B017, PT011  # which one is Starlette's to say
+            await app(scope, receive, send)
+        assert sent
+        async with asyncio.timeout(60):
+            while app.state.cache._flights:  # noqa: ASYNC110  # it has no event for it
+                await asyncio.sleep(0.01)
+    assert server.denied() == []
+
+
+def shown(path: Path) -> str:
+    """What a module's docstring shows: its indented lines."""
+    lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+    return "\n".join(line[4:] for line in lines if line.startswith("    "))
+
+
+COMMAND_LINE = {"planner"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        path.stem
+        for path in sorted((ROOT / "okome").glob("*.py"))
+        if shown(path) and path.stem not in COMMAND_LINE
+    ],
+)
+async def test_what_a_docstring_shows_runs(
+    module: str, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    redis = okome.connect(server.url, timeout=30)
+    ledger = okome.Ledger(tmp_path / "ledger.sqlite")
+    names = examples()
+    names |= {name: getattr(okome, name) for name in okome.__all__}
+    names |= {"url": server.url, "request": {"temperature": 0}, "gpu": names["ask_gpu"], "key": "a-key"}
+    names["connect"] = lambda _: redis
+    names["Response"] = lambda *_, **given: given
+    async with (
+        okome.Budgets(redis, rules=names["RULES"], ledger=ledger) as names["budgets"],
+        okome.Cache(redis, namespace="shown", codec=okome.Msgpack(names["Answer"])) as names["cache"],
+    ):
+        code = "async def shown():\n" + textwrap.indent(shown(ROOT / "okome" / f"{module}.py"), "    ")
+        exec(compile(code, module, "exec"), names)  # noqa: S102  # our own docstring
+        await names["shown"]()
+    ledger.close()
+    await redis.aclose()
+
+
+def test_doctests() -> None:
+    tried = 0
+    for path in (ROOT / "okome").glob("*.py"):
+        if ">>>" in path.read_text():
+            result = doctest.testmod(importlib.import_module(f"okome.{path.stem}"))
+            assert result.failed == 0, path
+            tried += result.attempted
+    assert tried
 
 
 def test_every_counter_is_explained() -> None:
