@@ -170,6 +170,24 @@ def test_usage_is_found_wherever_it_comes(
     assert json.loads(said[0])["choices"][0]["delta"]["content"] == "a\u2028b"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_paid_is_what_the_upstream_says(
+    foreign: Foreign, in_front: httpx.Client, stream: bool
+) -> None:
+    def left(total: int) -> int:
+        usage = {**USAGE, "total_tokens": total}
+        if stream:
+            foreign.streams(chunk({"content": "a"}), chunk({}, "stop", usage=usage), "data: [DONE]")
+        else:
+            said = {"message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+            foreign.answers(200, {"choices": [said], "usage": usage})
+        answer = ask(in_front, {"Cache-Control": "no-store"}, stream=stream)
+        return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+    whole = left(1000)
+    eventually(lambda: left(0), whole - 1000)
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
