@@ -20,11 +20,11 @@ HITS, MISSES = "hits", "misses"
 Loads = dict[tuple[str, str], list[Load]]
 
 
-def planner(port: int, folder: Path) -> list[str | Path]:
-    """Its stand-in at once, a ledger on this machine's disk, and limits that nobody reaches."""
+def planner(port: int, upstream: str, folder: Path) -> list[str | Path]:
+    """With a ledger on this machine's disk, and limits that nobody reaches."""
     return [
         *(sys.executable, "-m", "okome.planner", "--listen", f"127.0.0.1:{port}"),
-        *("--latency", "0.0001", "--tokens-per-second", str(10**9)),
+        *("--upstream", upstream),
         *("--ledger", folder / "ledger.sqlite", "--requests-per-minute", str(10**7)),
         *("--tokens-per-day", str(10**12)),
     ]
@@ -93,7 +93,7 @@ def run() -> list[Measure]:
         bare = [sys.executable, "-m", "uvicorn", "bench.bare:app", "--log-level", "warning"]
         with (
             serving([*bare, "--port", str(ports[BARE])], ports[BARE], {}),
-            serving(planner(ports[OURS], folder), ports[OURS], {"OKOME_REDIS_URL": url}) as ours,
+            serving(planner(ports[OURS], upstream, folder), ports[OURS], {"OKOME_REDIS_URL": url}) as ours,
             litellm(ports[THEIRS], upstream, admin_url, folder) as theirs,
         ):
             found = loads(ports)
