@@ -1,15 +1,19 @@
 """The budgets' Lua, for Redis 7.0: one call, one decision, all or nothing. Time is Redis's.
 
-A rate is a string: the theoretical arrival time of GCRA, in seconds. A cap is a hash, so that it is lost as a
+A rate is a string: the theoretical arrival time of GCRA, in seconds; in debt, which is beyond its burst, also the
+time of writing. A cap is a hash, so that it is lost as a
 whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
 next (ms), L:lease "state amount expiry" with state N (reserved), S (started) or B (by the book: the ledger has
 its start, but not whether it fitted), T:lease "end charged expiry", the tombstone of a lease that expired (end E)
 or was settled (end S). An expired lease may still start or be settled, which changes s by the difference to the
 tombstone alone; of a settled one nothing changes any more.
 
+The clock may have been set back: a Pi has none that outlives a power cut. An instant that is later than it can be was
+written before that, and is brought back to the latest that is possible now.
+
 KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
 lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
-there is a ledger (else the epoch is the seed mark), and the rules.
+there is a ledger (else the epoch is the seed mark), the rules, and the longest life of a lease (ms).
 """
 
 from okome.connection import Script
@@ -17,13 +21,15 @@ from okome.connection import Script
 _CAP = """
 local redis_call = redis.call
 local call = cmsgpack.unpack(ARGV[1])
-local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4], call[5]
+local lease, ttl, retention, ledger, rules, longest = call[1], call[2], call[3], call[4], call[5], call[6]
 local time = redis_call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_ms = math.floor(now * 1000)
 local held_as, ended_as = 'L:' .. lease, 'T:' .. lease
+-- A sweep puts off the next one by a little, which is not to be taken for a clock that was set back.
+local impossible = now_ms + longest + 60000
 
--- Refund expired leases that never started, charge those that did, forget old tombstones.
+-- Refund expired leases that never started, charge those that did, forget old tombstones, and let none live on.
 local function sweep(key)
   local all = redis_call('HGETALL', key)
   local spent, reserved, nearest, gone, set = 0, 0, nil, {}, {}
@@ -37,6 +43,11 @@ local function sweep(key)
     if kind == 'L:' then
       local state, amount, expiry = string.match(value, '(%a) (%d+) (%d+)')
       amount, expiry = tonumber(amount), tonumber(expiry)
+      if expiry > impossible then
+        expiry = now_ms + longest
+        set[#set + 1] = name
+        set[#set + 1] = string.format('%s %.0f %.0f', state, amount, expiry)
+      end
       if expiry <= now_ms then
         local charged = state == 'N' and 0 or amount
         reserved, spent = reserved - amount, spent + charged
@@ -68,7 +79,7 @@ local function cap(key, known_zero)
   end
   local nearest = tonumber(f[3] or 0)
   local held, ended = f[4] or f[5], f[5] and string.sub(f[5], 1, 1)
-  if nearest > 0 and nearest <= now_ms then
+  if nearest > 0 and (nearest <= now_ms or nearest > impossible) then
     local spent, reserved, later = sweep(key)
     return spent, reserved, later, false, held, ended
   end
@@ -81,12 +92,23 @@ local function sooner(a, b)
 end
 
 local function whole(x) return string.format('%.0f', x) end
+
+-- When all that a rate has given out is back: now, or later.
+local function arrival(key, burst)
+  local stored = redis_call('GET', key)
+  if not stored then return now end
+  local tat = tonumber(stored)
+  if tat then return math.min(math.max(tat, now), now + burst) end
+  local later, written = string.match(stored, '(%S+) (%S+)')
+  return math.max(now, tonumber(later) - math.max(0, tonumber(written) - now))
+end
 """
 
 # Rules, five each in one list, which is read faster than lists in a list: R, amount, seconds per unit, seconds of
 # burst, the same in ms (text); or C, amount, limit, begin and end of the period (s).
-# Returns {outcome, s, us, rule, retry (ms, -1 never), left, reset (ms), left, reset...}; outcome OK, DENIED,
-# LOST, SETTLED where the lease has ended, or PERIOD where the caller's idea of the calendar is wrong.
+# Returns {outcome, s, us, rule, retry (ms, -1 never), left (less than 0: debt), reset (ms), left, reset...};
+# outcome OK, DENIED, LOST, SETTLED where the lease has ended, or PERIOD where the caller's idea of the calendar is
+# wrong.
 RESERVE = Script(
     _CAP
     + """
@@ -111,11 +133,11 @@ for i = 3, #KEYS do
   local amount = again and 0 or rules[at + 2]
   if rules[at + 1] == 'R' then
     local interval, burst = rules[at + 3], rules[at + 4]
-    local before = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
+    local before = arrival(KEYS[i], burst)
     local after = before + amount * interval
     -- A microsecond of grace: a float can't hold every sum of intervals.
     local over = after - now - burst - 1e-6
-    if over > 0 and not again then
+    if over > 0 and amount > 0 and not again then
       local retry = amount * interval > burst + 1e-6 and -1 or math.ceil(over * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
@@ -125,7 +147,7 @@ for i = 3, #KEYS do
     state[i] = {after, before}
   else
     local limit, ends, s = rules[at + 3], rules[at + 5], state[i]
-    if s[1] + s[2] + amount > limit and not again then
+    if amount > 0 and s[1] + s[2] + amount > limit and not again then
       local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
@@ -141,8 +163,8 @@ for i = 3, #KEYS do
     local interval, burst = rules[at + 3], rules[at + 4]
     local tat = granted and s[1] or s[2]
     -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
-    if granted then redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', rules[at + 5]) end
-    answer[#answer + 1] = math.max(0, math.floor((burst - (tat - now)) / interval + 1e-6))
+    if granted and amount > 0 then redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', rules[at + 5]) end
+    answer[#answer + 1] = math.floor((burst - (tat - now)) / interval + 1e-6)
     answer[#answer + 1] = math.ceil((tat - now) * 1000)
   else
     local limit, ends = rules[at + 3], rules[at + 5]
@@ -158,7 +180,7 @@ for i = 3, #KEYS do
       end
       if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
     end
-    answer[#answer + 1] = math.max(0, limit - s[1] - reserved)
+    answer[#answer + 1] = limit - s[1] - reserved
     answer[#answer + 1] = math.ceil((ends - now) * 1000)
   end
 end
@@ -186,7 +208,7 @@ for i = 3, #KEYS do
   local fitted, held = f[1] and string.sub(f[1], 1, 1) ~= 'B', f[1] and tonumber(string.match(f[1], '%d+')) or 0
   if f[2] and string.sub(f[2], 1, 1) == 'S' then return {'SETTLED', time[1], time[2], i - 2, 0} end
   if not f[1] and f[2] then spent = spent - tonumber(string.match(f[2], '%d+')) end
-  if (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
+  if amount > 0 and (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2, 0}
   end
   state[i] = {spent, reserved + amount - held, nearest, f[2]}
@@ -205,8 +227,8 @@ return {'OK', time[1], time[2], 0, 0}
 """
 )
 
-# Rules: R, reserved, actual, seconds per unit; or C, reserved, actual, end of the period (s). Returns {OK or
-# LOST, s, us, rule, 0}.
+# Rules: R, reserved, actual, seconds per unit, seconds of burst; or C, reserved, actual, end of the period (s).
+# Returns {OK or LOST, s, us, rule, 0}.
 SETTLE = Script(
     _CAP
     + """
@@ -243,10 +265,11 @@ for i = 3, #KEYS do
       redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
     end
   elseif marker == 'R' and actual ~= estimate then
-    local tat = math.max(tonumber(redis_call('GET', KEYS[i]) or 0), now)
-    tat = tat + (actual - estimate) * last
+    local burst = rules[i - 2][5]
+    local tat = arrival(KEYS[i], burst) + (actual - estimate) * last
     if tat > now then
-      redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000))
+      local value = tat > now + burst and string.format('%.6f %.6f', tat, now) or string.format('%.6f', tat)
+      redis_call('SET', KEYS[i], value, 'PX', math.ceil((tat - now) * 1000))
     else
       redis_call('DEL', KEYS[i])
     end

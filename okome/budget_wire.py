@@ -37,7 +37,7 @@ _SAID: Mapping[bytes, Said] = {said.value: said for said in Said}
 
 class Answer(msgspec.Struct, frozen=True):
     """`charge`: the one that is denied, or lost. `retry`: ms until it may be allowed, -1 never. `left`: of each
-    charge in turn what remains, and in how many ms all is back.
+    charge in turn what remains (less than 0: debt), and in how many ms all is back.
     """
 
     said: Said
@@ -72,6 +72,7 @@ class Wire:
         self._timeout = timeout
         self._limit = self._line.limit(timeout)
         self._lease_ms, self._started_ms, self._retention_ms = lease_ms, started_ms, retention_ms
+        self._longest_ms = max(lease_ms, started_ms)
         self._ledger = ledger
 
     async def aclose(self) -> None:
@@ -104,7 +105,7 @@ class Wire:
         self, script: Script, mark: str, charges: Sequence[Charge], ttl: int, rules: Sequence[Any]
     ) -> Answer:
         keys = [self._key("lease", mark).encode(), self._epoch, *[charge.wire for charge in charges]]
-        packed = _PACK([mark, ttl, self._retention_ms, self._ledger, rules])
+        packed = _PACK([mark, ttl, self._retention_ms, self._ledger, rules, self._longest_ms])
         sent = self._clock.monotonic()
         if self._limit is None:
             answer = await script(self._line, keys, packed)

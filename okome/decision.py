@@ -43,6 +43,13 @@ class Decision(msgspec.Struct, frozen=True):
     """The name of the rule that said no, or whose state is lost."""
 
     @property
+    def debt(self) -> dict[str, int]:
+        """Units spent beyond a limit, by rule. Until it is worked off or its period ends, only what costs nothing is
+        allowed.
+        """
+        return {quota.name: quota.debt for quota in self.quotas if quota.debt}
+
+    @property
     def status_code(self) -> int:
         return {Outcome.ALLOWED: 200, Outcome.DENIED: 429, Outcome.SETTLED: 409}.get(self.outcome, 503)
 

@@ -17,6 +17,7 @@ from okome.policy import CachePolicy
 T = TypeVar("T")
 
 _VALUE, _HIT = Kind.VALUE, Status.HIT  # to look up a member costs an enum as much as decoding does a value
+_SKEW = 30.0  # s that another process's estimate of Redis's time may be ahead of ours, generously
 _PASS_FOR = 60.0  # s for which a key is known to be too large
 
 
@@ -88,7 +89,8 @@ def instead(entry: Entry | None, now: float) -> Cached[Any] | None:
 
 
 def may_be_used(envelope: Envelope, now: float) -> bool:
-    return now < envelope.created + envelope.life
+    """Not once its life is over; nor one of the future: the clock was set back, and nobody knows how old it is."""
+    return envelope.created - _SKEW <= now < envelope.created + envelope.life
 
 
 # Writing

@@ -68,7 +68,9 @@ def cache_headers(status: Status, *, age: float, ttl: float, stored: bool) -> di
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """What is left of one limit. `limit`, `remaining` in units; `window`, `reset` in seconds."""
+    """What is left of one limit. `limit`, `remaining` and `debt` (spent beyond it) in units; `window`, `reset` in
+    seconds.
+    """
 
     name: str
     unit: str
@@ -76,6 +78,7 @@ class Quota(msgspec.Struct, frozen=True):
     remaining: int
     window: float
     reset: float
+    debt: int = 0
 
 
 def rate_limit_headers(

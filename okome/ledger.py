@@ -3,6 +3,7 @@ it.
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections import deque
@@ -51,6 +52,7 @@ SELECT counter FROM each WHERE counter IS NOT NULL
 _SETTLED = "SELECT lease, amount, at FROM entries WHERE counter = ? AND event = 'settle' AND at > ?"
 
 BUSY = 5.0  # s that one process waits for another's write
+PAUSE = 1.0  # s for which nobody waits any more, once that was in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,17 @@ class _Append:
 class Ledger:
     """Several processes of one host may share the file. Every append is on the disk when it returns (WAL,
     FULL). Those that come while another is being written go there together, in one transaction: the disk is waited
-    for once. If it fails, it has failed for all of them.
+    for once. If it fails, it has failed for all of them. Where another process holds the file for longer than BUSY,
+    it fails for all who came meanwhile too, and for who comes within the next PAUSE.
 
-    Raises sqlite3.Error where the disk is full, read-only, or locked for longer than BUSY.
+    Raises sqlite3.Error where the disk is full, read-only, or locked; RuntimeError in a child of the process that
+    opened it: SQLite's connections and this thread do not outlive a fork.
     """
 
     def __init__(self, path: Path | str) -> None:
+        self._process = os.getpid()
+        self._locked: sqlite3.Error | None = None
+        self._locked_until = float("-inf")  # monotonic
         self._appends: deque[_Append] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
@@ -122,6 +129,7 @@ class Ledger:
     async def _append(
         self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float
     ) -> tuple[bool, dict[str, int]]:
+        self._require_own()
         rows = [(at, lease, event, counter, amount) for counter, amount in charges]
         append = _Append(event, lease, rows, Future())
         self._appends.append(append)
@@ -131,11 +139,13 @@ class Ledger:
 
     def _write(self) -> None:
         """All that is waiting. There is a call for each, so that most of them find nothing left to do."""
-        batch = []
-        while self._appends:  # only this thread takes any out
-            batch.append(self._appends.popleft())
+        batch = self._waiting()
         if not batch:
             return
+        if self._locked is not None and time.monotonic() < self._locked_until:
+            _fail(batch, self._locked)
+            return
+        self._locked = None
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -146,11 +156,23 @@ class Ledger:
                     self._connection.execute("ROLLBACK")
                 raise
         except BaseException as error:  # noqa: BLE001  # each caller's
-            for append in batch:
-                append.done.set_exception(error)
+            if isinstance(error, sqlite3.Error) and _is_locked(error):
+                self._locked, self._locked_until = error, time.monotonic() + PAUSE
+                batch += self._waiting()
+            _fail(batch, error)
         else:
             for append, result in zip(batch, found, strict=True):
                 append.done.set_result(result)
+
+    def _waiting(self) -> list[_Append]:
+        batch = []
+        while self._appends:  # only this thread takes any out
+            batch.append(self._appends.popleft())
+        return batch
+
+    def _require_own(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("this Ledger belongs to the process that opened it: open it anew after a fork")
 
     def _insert(self, append: _Append) -> tuple[bool, dict[str, int]]:
         inserted = self._connection.executemany(_INSERT, append.rows).rowcount
@@ -158,6 +180,8 @@ class Ledger:
         return inserted > 0, dict(stands)
 
     async def account(self, counter: str, settled_since: float) -> Account:
+        self._require_own()
+
         def read() -> Account:
             self._connection.execute("BEGIN")  # one snapshot for the three
             try:
@@ -172,6 +196,7 @@ class Ledger:
 
     async def counters(self, prefix: str) -> list[str]:
         """Those there are, by the beginning of their names."""
+        self._require_own()
         bounds = {"begin": prefix, "end": prefix[:-1] + chr(ord(prefix[-1]) + 1)}
 
         def read() -> list[str]:
@@ -182,3 +207,13 @@ class Ledger:
     def close(self) -> None:
         self._thread.submit(self._connection.close).result()
         self._thread.shutdown()
+
+
+def _fail(batch: list[_Append], error: BaseException) -> None:
+    for append in batch:
+        append.done.set_exception(error)
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    # The lower byte says what it is, the rest in which way; https://www.sqlite.org/rescode.html
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

@@ -105,10 +105,10 @@ class Rate(_Rule):
 
     def settling(self, charge: "Charge", actual: int) -> list[str | int | float]:
         """As SETTLE wants it."""
-        return ["R", charge.amount, actual, self.interval]
+        return ["R", charge.amount, actual, self.interval, self.tolerance]
 
-    def quota(self, charge: "Charge", remaining: int, reset: float) -> Quota:
-        return Quota(self.name, self.unit, self.limit, remaining, self.per, reset)
+    def quota(self, charge: "Charge", left: int, reset: float) -> Quota:
+        return Quota(self.name, self.unit, self.limit, max(0, left), self.per, reset, max(0, -left))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +132,9 @@ class Cap(_Rule):
         """As SETTLE wants it."""
         return ["C", charge.amount, actual, charge.end]
 
-    def quota(self, charge: "Charge", remaining: int, reset: float) -> Quota:
-        return Quota(self.name, self.unit, self.limit, remaining, charge.end - charge.begin, reset)
+    def quota(self, charge: "Charge", left: int, reset: float) -> Quota:
+        period = charge.end - charge.begin
+        return Quota(self.name, self.unit, self.limit, max(0, left), period, reset, max(0, -left))
 
 
 Rule = Rate | Cap

@@ -6,7 +6,18 @@ import pytest
 from msgspec.structs import replace
 
 from okome import CachePolicy, Status
-from okome.entry import Entry, draw, due, instead, longest_draw, of_failure, of_value, quieted, usable
+from okome.entry import (
+    Entry,
+    draw,
+    due,
+    instead,
+    longest_draw,
+    may_be_used,
+    of_failure,
+    of_value,
+    quieted,
+    usable,
+)
 from okome.envelope import Envelope, Kind
 
 POLICY = CachePolicy(
@@ -34,6 +45,14 @@ def test_usable(age: float, status: Status | None) -> None:
     assert (cached and cached.status) == status
     if cached is not None:
         assert (cached.value, cached.age, cached.ttl) == ("value", max(0.0, age), 10 - max(0.0, age))
+
+
+@pytest.mark.parametrize(
+    ("age", "may"), [(-3600.0, False), (-5.0, True), (0.0, True), (59.5, True), (60.0, False)]
+)
+def test_what_was_written_in_the_future_has_no_age(age: float, may: bool) -> None:
+    """An hour ahead: the clock was set back since."""
+    assert may_be_used(stored().envelope, BORN + age) is may
 
 
 @pytest.mark.parametrize(("age", "stands_in"), [(29.0, True), (59.5, True), (60.0, False)])

@@ -1,6 +1,7 @@
 """The ledger's writes: what is waiting is written together, and nobody is told before it is on the disk."""
 
 import asyncio
+import multiprocessing
 import sqlite3
 import struct
 from pathlib import Path
@@ -71,4 +72,56 @@ async def test_a_failure_is_told_to_all_who_waited_and_the_next_is_written(tmp_p
         assert all(isinstance(one, sqlite3.OperationalError) for one in found)
         other.execute("ALTER TABLE elsewhere RENAME TO entries")
     assert await ledger.start("later", [("cap", 1)], 1.0)
+    ledger.close()
+
+
+async def test_who_waits_for_a_locked_file_waits_once_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each in turn, as long as it takes; and for a while nobody waits who comes later."""
+    monkeypatch.setattr("okome.ledger.BUSY", 0.5)
+    monkeypatch.setattr("okome.ledger.PAUSE", 600.0)
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    waits = 0
+
+    def traced(statement: str) -> None:
+        nonlocal waits
+        waits += statement.startswith("BEGIN")
+
+    ledger._thread.submit(lambda: ledger._connection.set_trace_callback(traced)).result()
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(ledger.start("first", [("cap", 1)], 1.0))
+        await asyncio.sleep(0.1)
+        rest = [asyncio.create_task(ledger.start(f"lease-{n}", [("cap", n)], 1.0)) for n in range(3)]
+        found = await asyncio.wait_for(asyncio.gather(first, *rest, return_exceptions=True), 30)
+        assert [str(one) for one in found] == ["database is locked"] * 4
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await ledger.start("late", [("cap", 1)], 1.0)
+        assert waits == 1
+        other.execute("ROLLBACK")
+    monkeypatch.setattr(ledger, "_locked_until", 0.0)  # the pause is over
+    assert await ledger.start("later", [("cap", 1)], 1.0)
+    ledger.close()
+
+
+def _ask(ledger: Ledger, answer: "multiprocessing.SimpleQueue[str]") -> None:
+    for ask in (ledger.start("lease", [("cap", 1)], 1.0), ledger.account("cap", 0.0), ledger.counters("cap")):
+        try:
+            asyncio.run(ask)
+        except RuntimeError as error:
+            answer.put(str(error))
+
+
+def test_a_child_of_its_process_is_told_to_open_it_anew(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    fork = multiprocessing.get_context("fork")
+    answer = fork.SimpleQueue()
+    child = fork.Process(target=_ask, args=(ledger, answer))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    for _ in range(3):
+        assert answer.get() == "this Ledger belongs to the process that opened it: open it anew after a fork"
     ledger.close()

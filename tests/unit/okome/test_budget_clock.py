@@ -1,0 +1,95 @@
+"""A server's clock that was an hour ahead, and then was set right: nobody is locked out, and nothing lives on.
+
+What Redis holds is put where it would be if it had been written an hour later: the same as a clock that went back.
+"""
+
+from typing import Any
+
+import pytest
+
+from bench.redis_server import RedisServer
+from okome import Cap, Outcome, Rate
+from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted, left
+
+pytestmark = pytest.mark.anyio
+HOUR = 3600.0
+
+
+def set_back(server: RedisServer) -> None:
+    """As if all that is stored had been written by a clock an hour ahead."""
+    redis: Any = server.admin
+    for key in redis.scan_iter("*"):
+        kind = redis.type(key)
+        if b":rate:" in key:
+            instants = [float(one) + HOUR for one in (redis.get(key)).split()]
+            redis.set(key, " ".join(f"{one:.6f}" for one in instants), px=7_200_000)
+        elif kind == b"hash":
+            for name, value in (redis.hgetall(key)).items():
+                if name[:2] in (b"L:", b"T:"):
+                    state, amount, expiry = value.split()
+                    later = b"%b %b %d" % (state, amount, int(expiry) + 3_600_000)
+                    redis.hset(key, name, later)
+                elif name == b"n" and int(value):
+                    redis.hset(key, name, int(value) + 3_600_000)
+
+
+async def test_nobody_is_locked_out_of_a_rate(open_budgets: OpenBudgets, server: RedisServer) -> None:
+    per_minute = Rate(name="rpm", by=("user",), unit="requests", limit=60, per=60)
+    budgets = open_budgets(per_minute)
+    await granted(budgets, {"requests": 60})
+    set_back(server)
+    denied = await budgets.reserve(ANN, {"requests": 60})
+    assert denied.outcome is Outcome.DENIED
+    assert denied.retry_after is not None
+    assert denied.retry_after <= 60
+
+
+async def test_a_debt_lasts_as_long_as_it_would_have(open_budgets: OpenBudgets, server: RedisServer) -> None:
+    per_minute = Rate(name="rpm", by=("user",), unit="requests", limit=60, per=60)
+    budgets = open_budgets(per_minute)
+    lease = await granted(budgets, {"requests": 60})
+    await budgets.start(lease)
+    await budgets.commit(lease, {"requests": 180})
+    before = await budgets.reserve(ANN, {"requests": 1})
+    set_back(server)
+    after = await budgets.reserve(ANN, {"requests": 1})
+    assert before.retry_after is not None
+    assert after.retry_after is not None
+    assert 60 < before.retry_after <= after.retry_after <= 121  # it begins anew, and is no longer
+    assert after.debt["rpm"] == pytest.approx(120, abs=30)
+
+
+async def test_a_lease_expires(open_budgets: OpenBudgets, server: RedisServer) -> None:
+    budgets = open_budgets(TOKENS, lease_ttl=0.2, started_ttl=0.3)
+    await granted(budgets, {"tokens": 400})
+    started = await granted(budgets, {"tokens": 100})
+    assert await budgets.start(started)
+    set_back(server)
+    assert await left(budgets) == 500
+    redis: Any = server.admin
+    (cap,) = redis.scan_iter("*:cap:*")
+    seconds, microseconds = redis.time()
+    longest = seconds * 1000 + microseconds // 1000 + 300
+    for name, value in (redis.hgetall(cap)).items():
+        if name[:2] == b"L:" and not value.startswith(b"N 0 "):
+            assert int(value.split()[2]) <= longest
+
+
+async def test_what_costs_nothing_passes_in_debt(open_budgets: OpenBudgets) -> None:
+    hundred = Cap(name="tpd", by=("user",), unit="tokens", limit=100)
+    smooth = Rate(name="tpm", by=("user",), unit="tokens", limit=100, per=600)
+    budgets = open_budgets(hundred, smooth)
+    lease = await granted(budgets, {"tokens": 100})
+    assert await budgets.start(lease)
+    await budgets.commit(lease, {"tokens": 150})
+    free = await budgets.reserve(ANN, {"tokens": 0})
+    assert free.outcome is Outcome.ALLOWED
+    assert free.lease is not None
+    assert await budgets.start(free.lease)
+    assert free.debt == {"tpd": 50, "tpm": pytest.approx(50, abs=1)}
+    assert {quota.remaining for quota in free.quotas} == {0}
+    denied = await budgets.reserve(ANN, {"tokens": 1})
+    assert (denied.outcome, denied.debt["tpd"]) == (Outcome.DENIED, 50)
+    # To ask has not made the rate forget.
+    again = await budgets.reserve(ANN, {"tokens": 0})
+    assert again.debt["tpm"] == pytest.approx(50, abs=5)
