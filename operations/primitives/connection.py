@@ -17,6 +17,8 @@ class _Lost(BaseStateCallback):
         if host.connector.client is None:
             return
         transport = host.connector.client.get_transport()
+        if transport is not None:
+            transport.join(1.0)  # its channels are closed a moment before it is
         if transport is None or not transport.is_active():
             logger.error(
                 f"{host.print_prefix}the connection is lost; run the deploy again when the node answers,"

@@ -86,10 +86,12 @@ def start(lab: Lab, node: str, *words: str) -> subprocess.Popen[str]:
 def wait_for(run: subprocess.Popen[str], text: str) -> None:
     """Read the run's output until it says `text`; pytest's own time limit bounds this."""
     assert run.stdout is not None
+    said = ""
     for line in run.stdout:
+        said += line
         if text in line:
             return
-    raise AssertionError(f"the run ended without {text!r}")
+    raise AssertionError(f"the run ended without {text!r}: {said}")
 
 
 def opened(lab: Lab, path: str) -> set[str]:
@@ -140,7 +142,7 @@ def cut_at(lab: Lab, node: str, operation: str, later: float) -> None:
     lab("power", node, "cut")
     said = run.communicate(timeout=600)[0]
     assert run.returncode == 1
-    assert "the connection is lost; run the deploy again" in said
+    assert "the connection is lost; run the deploy again" in said, said
     assert "Traceback" not in said, said
     lab("power", node, "on")
     assert_made_good(lab, node, expected)

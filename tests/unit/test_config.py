@@ -31,5 +31,5 @@ def test_a_peer_that_is_no_ssh_server_is_one_sentence() -> None:
         server.shutdown(socket.SHUT_RDWR)
     said = done.stdout + done.stderr
     assert done.returncode == 1
-    assert f"[{name}] SSH error (Error reading SSH protocol banner)" in said
+    assert f"[{name}] SSH error (Error reading SSH protocol banner" in said  # and why, if it says so
     assert "Traceback" not in said
