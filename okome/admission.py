@@ -31,10 +31,10 @@ class Admission:
         self._counts = counts
 
     async def by_redis(
-        self, identity: str, charges: Callable[[], tuple[Charge, ...]], rules: int
+        self, identity: str, units: tuple[str, ...], charges: Callable[[], tuple[Charge, ...]], rules: int
     ) -> Decision | None:
-        """None where Redis has no answer. `charges`: by what is known of the time then; `rules`: how many they
-        are at most.
+        """None where Redis has no answer. `charges`: of these units, by what is known of the time then; `rules`: how
+        many they are at most.
         """
         try:
             if not self._clock.known:
@@ -47,13 +47,13 @@ class Admission:
                 if answer.said is Said.LOST and await self._reseeding.rebuild(answer.charge):
                     continue
                 if answer.said is not Said.PERIOD:
-                    return self._decide(identity, wanted, answer)
+                    return self._decide(Lease(identity, wanted, units=units), answer)
             self._counts["period_unclear"] += 1
         except UNAVAILABLE as error:
             self._breaker.trip(error)
         return None
 
-    def _decide(self, identity: str, charges: tuple[Charge, ...], answer: Answer) -> Decision:
+    def _decide(self, lease: Lease, answer: Answer) -> Decision:
         rule = None if answer.charge is None else answer.charge.rule.name
         if answer.said is Said.LOST:
             self._counts["state_lost"] += 1
@@ -62,19 +62,19 @@ class Admission:
         quotas = tuple(
             [
                 charge.rule.quota(charge, remaining, reset / 1000)
-                for charge, remaining, reset in zip(charges, left[::2], left[1::2], strict=True)
+                for charge, remaining, reset in zip(lease.charges, left[::2], left[1::2], strict=True)
             ]
         )
         if answer.said is Said.OK:
             self._counts["allowed"] += 1
-            return Decision(Outcome.ALLOWED, Lease(identity, charges), quotas)
+            return Decision(Outcome.ALLOWED, lease, quotas)
         if answer.said is Said.SETTLED:
             self._counts["already_settled"] += 1
             return Decision(Outcome.SETTLED, None, quotas)
         self._counts["denied"] += 1
         return Decision(Outcome.DENIED, None, quotas, None if answer.retry < 0 else answer.retry / 1000, rule)
 
-    def without_redis(self, identity: str, charges: tuple[Charge, ...]) -> Decision:
+    def without_redis(self, identity: str, units: tuple[str, ...], charges: tuple[Charge, ...]) -> Decision:
         """Hard caps fail closed; rates fail to this process's share of them, or closed as well."""
         self._counts["unavailable"] += 1
         if self._share is None:
@@ -82,7 +82,7 @@ class Admission:
         refused = self._share.take(charges)
         if refused is None:
             self._counts["allowed_locally"] += 1
-            return Decision(Outcome.ALLOWED, Lease(identity, charges, local=True))
+            return Decision(Outcome.ALLOWED, Lease(identity, charges, local=True, units=units))
         rule = refused.charge.rule
         if isinstance(rule, Cap):
             return Decision(Outcome.UNAVAILABLE, retry_after=1.0, rule=rule.name)

@@ -176,7 +176,8 @@ class Budgets:
 
         `lease`: an id of the caller's own makes a repeated call idempotent, for the same subject and amounts
         and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
-        ledger; ValueError for a missing dimension or a bad amount, EvictingServerError as `check` does.
+        ledger; ValueError for a dimension that a rule asks for and the subject does not say, a unit that no rule
+        counts, or a bad amount; TypeError for a user, a tenant … that is no text; EvictingServerError as `check` does.
         """
         self._loop.require()
         if not self._checked and not self._breaker.open:
@@ -186,16 +187,16 @@ class Budgets:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger could not be read: nothing is decided without it")
                 return Decision(Outcome.STATE_LOST, retry_after=1.0)
-        identity = lease or uuid.uuid4().hex
+        identity, units = lease or uuid.uuid4().hex, tuple(amounts)
 
         def charges() -> tuple[Charge, ...]:
             return self._rules.charges(subject, amounts, self._clock.now())
 
         if self._checked and not self._breaker.open:
-            decision = await self._admission.by_redis(identity, charges, len(self._rules))
+            decision = await self._admission.by_redis(identity, units, charges, len(self._rules))
             if decision is not None:
                 return decision
-        return self._admission.without_redis(identity, charges())
+        return self._admission.without_redis(identity, units, charges())
 
     async def start(self, lease: Lease) -> bool:
         """The work begins: from now on an expired lease is charged. Durable when it returns, if there is a
@@ -210,9 +211,9 @@ class Budgets:
 
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """What it did cost, by unit; units not named cost what was reserved. Above the estimate is debt: it
-        is spent all the same. May be repeated. Raises sqlite3.Error if the ledger, StateLostError if (without
-        a ledger) Redis could not record it; with a ledger, Redis's absence is no error: what it counted is
-        rebuilt before the next decision.
+        is spent all the same. May be repeated. Raises ValueError for a unit that was not reserved; sqlite3.Error
+        if the ledger, StateLostError if (without a ledger) Redis could not record it; with a ledger, Redis's
+        absence is no error: what it counted is rebuilt before the next decision.
         """
         self._loop.require()
         await self._settlement.settle(lease, _spent(lease, actual))
@@ -239,7 +240,11 @@ class Budgets:
 
 def _spent(lease: Lease, actual: Mapping[str, int] | None) -> dict[str, int]:
     """By unit; those not named, as reserved."""
-    amounts = {charge.rule.unit: charge.amount for charge in lease.charges} | dict(actual or {})
+    reserved = {charge.rule.unit: charge.amount for charge in lease.charges}
+    for unit in actual or ():
+        if unit not in lease.units:
+            raise ValueError(f"{unit!r} was not reserved: the lease is for {', '.join(sorted(lease.units))}")
+    amounts = reserved | dict(actual or {})
     for amount in amounts.values():
         require_amount(amount)
     return amounts

@@ -28,7 +28,7 @@ from okome.errors import ComputeCancelledError
 from okome.flight import Flights, Work
 from okome.headers import Directives, Status
 from okome.keeping import Keeping
-from okome.keys import digest, stream_name, value_name
+from okome.keys import digest, require_name, stream_name, tag_names, value_name
 from okome.lookup import Lookup, require_answerable
 from okome.policy import CachePolicy
 from okome.store import Owned, Store
@@ -146,7 +146,7 @@ class Cache(Generic[T]):
         require_answerable(directives)
         if keep is not None:
             _require_callable("keep", keep)
-        work = Work(value_name(key), compute, self._codec, tuple(tags), directives.no_cache, keep=keep)
+        work = Work(value_name(key), compute, self._codec, tag_names(tags), directives.no_cache, keep=keep)
         if directives.no_store:
             async with self._turns.if_needed():
                 value, _ = self._keeping.carried(work, await self._turns.timed(compute))
@@ -185,7 +185,7 @@ class Cache(Generic[T]):
             return tee.chunks
 
         work = Work(
-            stream_name(key), pump, _CHUNKS, tuple(tags), directives.no_cache, streams=True, keep=complete
+            stream_name(key), pump, _CHUNKS, tag_names(tags), directives.no_cache, streams=True, keep=complete
         )
         if directives.no_store:
             return await self._bypass(produce)
@@ -214,7 +214,7 @@ class Cache(Generic[T]):
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""
         self._loop.require()
-        entry = await self._store.read(value_name(key), tuple(tags), self._codec)
+        entry = await self._store.read(value_name(key), tag_names(tags), self._codec)
         cached = None if entry is None else usable(entry, self._clock.now())
         return None if cached is None else self._count(cached)
 
@@ -223,7 +223,7 @@ class Cache(Generic[T]):
         overwrite it. False if it is too large or Redis did not take it.
         """
         self._loop.require()
-        work = Work(value_name(key), _nothing, self._codec, tuple(tags), force=True)
+        work = Work(value_name(key), _nothing, self._codec, tag_names(tags), force=True)
         if self._store.left_alone:
             return False
         token = os.urandom(TOKEN_BYTES)
@@ -256,6 +256,7 @@ class Cache(Generic[T]):
     async def invalidate_tag(self, tag: str) -> bool:
         """Forget every entry with this tag, stored or being computed. False if Redis could not be told."""
         self._loop.require()
+        require_name("tag", tag)
         self._flights.forget_tag(digest(tag))
         return await self._store.invalidate_tag(tag)
 

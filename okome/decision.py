@@ -20,12 +20,13 @@ class Outcome(StrEnum):
 
 class Lease(msgspec.Struct, frozen=True):
     """Permission to spend what was reserved. `local`: given without Redis, from this process's share of the
-    rates.
+    rates. `units`: those that were reserved, whether or not a rule counts them for this subject.
     """
 
     id: str
     charges: tuple[Charge, ...]
     local: bool = False
+    units: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str:

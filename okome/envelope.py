@@ -42,13 +42,34 @@ class Codec(Protocol[T]):
 
 
 class Msgpack(Generic[T]):
-    """msgspec's MessagePack, validated against `type`. Raise `version` when the type's meaning changes."""
+    """msgspec's MessagePack, validated against `type`. Raise `version` when the type's meaning changes.
+
+    TypeError for a type that msgspec does not know, or that has one inside: it could be neither written nor read.
+    """
 
     def __init__(self, type: type[T], version: int = 1) -> None:  # noqa: A002  # msgspec's own word for it
+        _require_known(msgspec.inspect.type_info(type), set())
         self.name = f"msgpack:{type!r}:{version}"
         # The functions themselves: a method around them costs a third of decoding.
         self.encode: Callable[[T], bytes] = msgspec.msgpack.Encoder().encode
         self.decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(type).decode
+
+
+def _require_known(part: object, seen: set[int]) -> None:
+    """`part` of a type, as msgspec describes it; `seen`: those that were looked at, since types may be recursive."""
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, msgspec.inspect.CustomType):
+        raise TypeError(
+            f"msgspec can't encode {part.cls!r}: use a Struct, a dataclass, or a codec of your own"
+        )
+    if isinstance(part, tuple):
+        for one in part:
+            _require_known(one, seen)
+    elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+        for name in part.__struct_fields__:
+            _require_known(getattr(part, name), seen)
 
 
 class Bytes:

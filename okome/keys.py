@@ -37,11 +37,13 @@ def key_of(request: Mapping[str, Any], *, tenant: str, ignore: Collection[str] =
     """The key of a JSON-like request: the same for any order of fields outside of SCHEMAS, another for any other
     difference.
 
-    1, 1.0, true and "1" are four different values. Raises TypeError for what JSON can't carry, ValueError for
-    NaN and infinities. The key is a digest: it tells nothing about the request.
+    1, 1.0, true and "1" are four different values. Raises TypeError for what JSON can't carry and for a tenant that is
+    no text, ValueError for NaN, infinities and an empty tenant. The key is a digest: it tells nothing about the
+    request.
 
     Takes some 3 ms per MB of text. Give a large request to `asyncio.to_thread`, and the event loop goes on.
     """
+    require_name("tenant", tenant)
     kept = {name: value for name, value in request.items() if name not in ignore}
     schemas: list[Mapping[str, Any]] = []
     _require_json(kept, schemas)
@@ -49,6 +51,24 @@ def key_of(request: Mapping[str, Any], *, tenant: str, ignore: Collection[str] =
     # Where they stand is in the canonical form already, so that their own order is all that is left to tell.
     canonical += msgspec.json.encode(schemas)
     return f"v{VERSION}-{hashlib.blake2b(canonical, digest_size=20).hexdigest()}"
+
+
+def require_name(what: str, name: object) -> None:
+    """Raises TypeError for what is no text, such as a user who is None or a number, ValueError for an empty one."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is a name, and so a text, not {name!r}")
+    if not name:
+        raise ValueError(f"{what} is empty")
+
+
+def tag_names(tags: Collection[str]) -> tuple[str, ...]:
+    """Raises TypeError for one name where several are asked for, and for a name that is no text."""
+    if isinstance(tags, str | bytes):
+        raise TypeError(f"tags are several names, such as ({tags!r},), not {tags!r} alone")
+    names = tuple(tags)
+    for name in names:
+        require_name("a tag", name)
+    return names
 
 
 def is_deterministic(request: Mapping[str, Any]) -> bool:

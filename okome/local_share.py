@@ -32,7 +32,7 @@ class LocalShare:
         after: dict[str, float] = {}
         for charge in charges:
             rule = charge.rule
-            if isinstance(rule, Cap):
+            if isinstance(rule, Cap) or (not rule.limit and charge.amount):
                 return Refused(charge, None)
             interval = rule.interval / self._share
             burst = max(interval, rule.tolerance)  # the share of the burst, but never less than one unit

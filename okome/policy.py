@@ -1,7 +1,7 @@
 """How long things last in the cache, and how much is allowed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from okome.envelope import MAX_BYTES
 
@@ -43,6 +43,14 @@ class CachePolicy:
     """After a failed call, how long Redis is left alone."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.name in ("max_bytes", "degraded_computes")
+            if field.name != "negative_errors" and (
+                isinstance(value, bool) or not isinstance(value, int if whole else int | float)
+            ):
+                raise TypeError(f"{field.name} is a {'whole ' if whole else ''}number, not {value!r}")
+        object.__setattr__(self, "negative_errors", _errors(self.negative_errors))
         for name in ("fresh", "lock_ttl", "max_compute", "poll", "redis_timeout", "write_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a positive number of seconds, not {getattr(self, name)}")
@@ -65,3 +73,10 @@ class CachePolicy:
         if not 0 <= verdict < math.inf:
             raise ValueError(f"a value is fresh for a number of seconds, not for {verdict}")
         return float(verdict)
+
+
+def _errors(given: object) -> tuple[type[Exception], ...]:
+    listed = tuple(given) if isinstance(given, tuple | list | set | frozenset) else (None,)
+    if not all(isinstance(one, type) and issubclass(one, Exception) for one in listed):
+        raise TypeError(f"negative_errors is a tuple of kinds of Exception, not {given!r}")
+    return listed

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import msgspec
 
 from okome.headers import Quota
-from okome.keys import Keyspace, digest
+from okome.keys import Keyspace, digest, require_name
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
 _SUBJECTS = 4096  # whose keys are kept
@@ -44,8 +44,10 @@ class Period(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
     """`by`: the dimensions that share it, such as ("user", "model"). `unit`: what it counts, such as
-    "tokens". `limit`: in units. `where`: dimensions and values it is for, such as {"tier": "free"}; empty:
+    "tokens". `limit`: in units; 0: nobody. `where`: dimensions and values it is for, such as {"tier": "free"}; empty:
     for all.
+
+    Raises TypeError for what is of another kind, ValueError for what can't be.
     """
 
     name: str
@@ -55,11 +57,26 @@ class _Rule:
     where: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for word in (self.name, self.unit):
+        for what, word in (("name", self.name), ("unit", self.unit)):
+            require_name(what, word)
             if not word.isascii() or not word.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"{word!r} goes into headers: ASCII letters, digits, '-' and '_' only")
-        if not 0 < self.limit <= MAX_AMOUNT:
-            raise ValueError(f"{self.name}: the limit is 1 to 2^53 - 1, not {self.limit}")
+        self._require_whole("limit", self.limit)
+        if not 0 <= self.limit <= MAX_AMOUNT:
+            raise ValueError(f"{self.name}: the limit is 0 to 2^53 - 1, not {self.limit}")
+        if isinstance(self.by, str):
+            raise TypeError(
+                f"{self.name}: by is several dimensions, such as ({self.by!r},), not {self.by!r} alone"
+            )
+        object.__setattr__(self, "by", tuple(self.by))
+        if not isinstance(self.where, Mapping):
+            raise TypeError(f"{self.name}: where is {{dimension: value}}, not {self.where!r}")
+        for name in (*self.by, *self.where, *self.where.values()):
+            require_name(f"{self.name}: a dimension, or its value,", name)
+
+    def _require_whole(self, what: str, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{self.name}: {what} is a whole number, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +88,10 @@ class Rate(_Rule):
 
     def __post_init__(self) -> None:
         _Rule.__post_init__(self)
+        if not isinstance(self.per, int | float) or isinstance(self.per, bool):
+            raise TypeError(f"{self.name}: per is a number of seconds, not {self.per!r}")
+        if self.burst is not None:
+            self._require_whole("burst", self.burst)
         if not 0 < self.per < math.inf or (self.burst is not None and self.burst < 1):
             raise ValueError(f"{self.name}: per and burst are positive")
         if self.interval < 1e-6:
@@ -79,12 +100,12 @@ class Rate(_Rule):
     @cached_property
     def interval(self) -> float:
         """Seconds for one unit to come back."""
-        return self.per / self.limit
+        return self.per / (self.limit or 1)
 
     @cached_property
     def tolerance(self) -> float:
         """Seconds that may be taken in advance."""
-        return self.interval * (self.limit if self.burst is None else self.burst)
+        return self.interval * (self.limit if self.burst is None or not self.limit else self.burst)
 
     @cached_property
     def life(self) -> str:
@@ -116,6 +137,16 @@ class Cap(_Rule):
     """`limit` units per calendar period, hard: reserved and spent together never exceed it, but for debt."""
 
     period: Period = Period.DAY
+    """Or its name, such as "day"."""
+
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        try:
+            object.__setattr__(self, "period", Period(self.period))
+        except ValueError:
+            raise ValueError(
+                f"{self.name}: the period is one of {', '.join(Period)}, not {self.period!r}"
+            ) from None
 
     def period_around(self, now: float) -> tuple[int, int]:
         return self.period.around(now)
@@ -159,6 +190,7 @@ class Rules:
             raise ValueError("two rules have the same name")
         self._rules = tuple(rules)
         self._key = key
+        self._units = {rule.unit for rule in rules}
         self._states = lru_cache(_SUBJECTS)(self._find_states)
         self.capped = any(isinstance(rule, Cap) for rule in rules)
         """Whether there is a hard cap among them."""
@@ -169,7 +201,9 @@ class Rules:
     def charges(
         self, subject: Mapping[str, str], amounts: Mapping[str, int], now: float
     ) -> tuple[Charge, ...]:
-        """Of the rules that count one of these units. ValueError for a missing dimension or a bad amount."""
+        """Of the rules that count one of these units. ValueError for a dimension that a rule asks for and the subject
+        does not say, a unit that no rule counts, and a bad amount; TypeError for a value that is no text.
+        """
         for amount in amounts.values():
             require_amount(amount)
         hour = int(now // 3600)
@@ -185,16 +219,23 @@ class Rules:
     ) -> list[tuple[Rule, str, bytes, int, int]]:
         """Their keys, and the periods of the caps among them."""
         values = dict(subject)
+        for name, value in values.items():
+            require_name(f"the subject's {name}", value)
+        for unit in units:
+            if unit not in self._units:
+                raise ValueError(
+                    f"{unit!r} is counted by no rule: they count {', '.join(sorted(self._units))}"
+                )
         states: list[tuple[Rule, str, bytes, int, int]] = []
         for rule in self._rules:
             if rule.unit not in units:
                 continue
+            for name in (*rule.by, *rule.where):
+                if name not in values:
+                    raise ValueError(f"{rule.name} asks for {name!r}, which the subject does not say")
             if rule.where and any(values.get(name) != value for name, value in rule.where.items()):
                 continue
-            try:
-                whom = digest("\0".join([f"{name}={values[name]}" for name in rule.by]))
-            except KeyError as missing:
-                raise ValueError(f"{rule.name} is by {missing}, which the subject does not say") from None
+            whom = digest("\0".join([f"{name}={values[name]}" for name in rule.by]))
             begin, end = rule.period_around(hour * 3600)
             key = self._key(*rule.state_of(whom, begin))
             states.append((rule, key, key.encode(), begin, end))
