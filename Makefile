@@ -66,7 +66,7 @@ test: lint tools lowest ## lint and all tests; those on nodes are left out where
 	@$(PYTEST) --numprocesses $(WORKERS) --no-loadscope-reorder
 
 # FastAPI, which an example is tried with, wants a newer Starlette than the planner does.
-lowest: tools .venv-lowest/.complete # the library's tests with the lowest versions that pyproject.toml allows it
+lowest: tools .venv-lowest/.complete ## the library's tests with the lowest versions that pyproject.toml allows it
 	@.venv-lowest/bin/python -m pytest -p no:cacheprovider -q --numprocesses $(WORKERS) --dist loadfile tests/unit/okome \
 	  --ignore tests/unit/okome/test_docs_planner.py
 
