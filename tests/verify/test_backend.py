@@ -4,6 +4,7 @@ import os
 import runpy
 import socket
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def answer(node: Host, *words: str) -> str:
 def settings(node: Host, pattern: str = "*") -> dict[str, str]:
     """Redis' own word on its configuration, asked by root of the node."""
     lines = node.check_output("redis-admin --raw config get %s", pattern).split("\n")
-    return dict(zip(lines[::2], lines[1::2], strict=False))
+    # They come in any order, and an empty value at the very end is cut off.
+    return dict(zip_longest(lines[::2], lines[1::2], fillvalue=""))
 
 
 @pytest.fixture
