@@ -29,9 +29,10 @@ from okome.budget_wire import Wire
 from okome.connection import UNAVAILABLE, Breaker, Clock, Loop
 from okome.decision import Decision, Lease, Outcome
 from okome.errors import EvictingServerError, StateLostError
-from okome.keys import Keyspace
+from okome.keys import Keyspace, require_name
 from okome.ledger import Ledger
 from okome.local_share import LocalShare
+from okome.policy import require_seconds
 from okome.reseeding import Reseeding
 from okome.rules import Charge, Rule, Rules, require_amount
 from okome.settlement import Settlement
@@ -68,8 +69,16 @@ class Budgets:
     ) -> None:
         """`lease_ttl`, `started_ttl`: seconds after which an unsettled lease is refunded, or charged if it
         was started; longer than any computation. `retention`: seconds for which settling again changes
-        nothing.
+        nothing. Raises TypeError or ValueError for what is no number of seconds, and for rules that are none.
         """
+        for name, seconds in (
+            ("lease_ttl", lease_ttl),
+            ("started_ttl", started_ttl),
+            ("retention", retention),
+            ("redis_timeout", redis_timeout),
+        ):
+            require_seconds(name, seconds)
+        require_seconds("breaker", breaker, zero=True)
         if on_unavailable not in ("share", "deny"):
             raise ValueError(f"on_unavailable is 'share' or 'deny', not {on_unavailable!r}")
         self.counts: Counter[str] = Counter()
@@ -78,8 +87,8 @@ class Budgets:
         self._tasks = Tasks()
         self._ledger = ledger
         key = Keyspace("b", namespace)
+        self._rules = Rules(rules, key)
         self.rules = tuple(rules)
-        self._rules = Rules(self.rules, key)
         self._wire = Wire(
             redis,
             key,
@@ -180,6 +189,8 @@ class Budgets:
         counts, or a bad amount; TypeError for a user, a tenant … that is no text; EvictingServerError as `check` does.
         """
         self._loop.require()
+        if lease is not None:
+            require_name("lease", lease)
         if not self._checked and not self._breaker.open:
             try:
                 await self.check()

@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from okome.policy import require_seconds
 from okome.redis_url import UrlFile, checked
 
 _PLAIN: dict[str, Any] = {
@@ -44,8 +45,10 @@ def connect(url: Url, *, max_connections: int = 32, timeout: float = 1.0) -> Red
     connection.
 
     One immediate retry, for connections that a restarted server has closed: every script of the library may be
-    sent twice. Raises TypeError or ValueError for what is no URL, OSError for a file that can't be read.
+    sent twice. Raises TypeError or ValueError for what is no URL and for limits that are none, OSError for a file that
+    can't be read.
     """
+    _require_limits(max_connections, timeout)
     url, login = _opened(url)
     pool = BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=timeout, **login, **_limits(timeout), **_PLAIN
@@ -75,6 +78,7 @@ def connect_sentinel(
     """
     if not sentinels:
         raise ValueError("sentinels is not empty: at least one (host, port)")
+    _require_limits(max_connections, timeout)
     url, login = _opened(url)
     options = dict(ConnectionPool.from_url(url).connection_kwargs)
     base = SentinelManagedSSLConnection if url.startswith("rediss:") else SentinelManagedConnection
@@ -100,6 +104,7 @@ def connect_cluster(url: Url, *, max_connections: int = 32, timeout: float = 1.0
     """The same for a Redis Cluster that any one of its nodes tells of. At most `max_connections` commands at a time;
     each subscription has a connection besides. Its user may ask what CLUSTER_COMMANDS lists as well.
     """
+    _require_limits(max_connections, timeout)
     url, login = _opened(url)
     return _WaitingCluster.from_url(
         url,
@@ -119,6 +124,14 @@ def _opened(url: Url) -> tuple[str, dict[str, Any]]:
         return url, {}
     file = UrlFile(url)
     return file.url, {"credential_provider": file}
+
+
+def _require_limits(max_connections: object, timeout: object) -> None:
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int):
+        raise TypeError(f"max_connections is a whole number, not {max_connections!r}")
+    if max_connections < 1:
+        raise ValueError(f"max_connections is at least 1, not {max_connections}")
+    require_seconds("timeout", timeout)
 
 
 def _limits(timeout: float) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def key_of(request: Mapping[str, Any], *, tenant: str, ignore: Collection[str] =
     Takes some 3 ms per MB of text. Give a large request to `asyncio.to_thread`, and the event loop goes on.
     """
     require_name("tenant", tenant)
+    if isinstance(ignore, str | bytes):  # or every field that is a part of it would be left out
+        raise TypeError(f"ignore is several fields, such as ({ignore!r},), not {ignore!r} alone")
     kept = {name: value for name, value in request.items() if name not in ignore}
     schemas: list[Mapping[str, Any]] = []
     _require_json(kept, schemas)

@@ -21,6 +21,8 @@ class LocalShare:
     """GCRA as in the script, at `share` of each rate; hard caps have no share. All or nothing."""
 
     def __init__(self, share: float, monotonic: Callable[[], float]) -> None:
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise TypeError(f"local_share is a number, not {share!r}")
         if not 0 < share <= 1:
             raise ValueError(f"local_share is more than 0 and at most 1, not {share}")
         self._share = share

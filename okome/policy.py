@@ -52,8 +52,7 @@ class CachePolicy:
                 raise TypeError(f"{field.name} is a {'whole ' if whole else ''}number, not {value!r}")
         object.__setattr__(self, "negative_errors", _errors(self.negative_errors))
         for name in ("fresh", "lock_ttl", "max_compute", "poll", "redis_timeout", "write_timeout"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is a positive number of seconds, not {getattr(self, name)}")
+            require_seconds(name, getattr(self, name))
         for name in ("stale", "stale_if_error", "negative", "beta", "degraded_wait", "breaker"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is not negative: {getattr(self, name)}")
@@ -73,6 +72,14 @@ class CachePolicy:
         if not 0 <= verdict < math.inf:
             raise ValueError(f"a value is fresh for a number of seconds, not for {verdict}")
         return float(verdict)
+
+
+def require_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    """Raises TypeError for what is no number, ValueError for one that is no length of time; `zero`: none is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if not 0 <= value < math.inf or (value == 0 and not zero):
+        raise ValueError(f"{name} is a {'' if zero else 'positive '}number of seconds, not {value}")
 
 
 def _errors(given: object) -> tuple[type[Exception], ...]:

@@ -186,6 +186,8 @@ class Rules:
     """Those of one Budgets; their states' keys by `key`."""
 
     def __init__(self, rules: Sequence[Rule], key: Keyspace) -> None:
+        if isinstance(rules, Rule) or not all(isinstance(rule, Rule) for rule in rules):
+            raise TypeError(f"rules are several Rates and Caps, not {rules!r}")
         if len({rule.name for rule in rules}) != len(rules):
             raise ValueError("two rules have the same name")
         self._rules = tuple(rules)
@@ -207,10 +209,16 @@ class Rules:
         for amount in amounts.values():
             require_amount(amount)
         hour = int(now // 3600)
+        try:
+            states = self._states(tuple(subject.items()), tuple(amounts), hour)
+        except TypeError:  # a value that can't be looked up, such as a list: say whose
+            for name, value in subject.items():
+                require_name(f"the subject's {name}", value)
+            raise
         return tuple(
             [
                 Charge(rule, key, wire, amounts[rule.unit], begin, end)
-                for rule, key, wire, begin, end in self._states(tuple(subject.items()), tuple(amounts), hour)
+                for rule, key, wire, begin, end in states
             ]
         )
 

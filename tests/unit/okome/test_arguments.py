@@ -7,7 +7,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from okome import Cache, CachePolicy, Cap, Codec, Msgpack, Outcome, Period, Rate, key_of
+from okome import (
+    Cache,
+    CachePolicy,
+    Cap,
+    Codec,
+    Msgpack,
+    Outcome,
+    Period,
+    Rate,
+    connect,
+    connect_cluster,
+    connect_sentinel,
+    key_of,
+)
 from okome.local_share import LocalShare
 from okome.rules import Charge
 from tests.unit.okome.caches import Open
@@ -110,6 +123,34 @@ def test_a_tenant_is_a_name(tenant: Any, kind: type[Exception]) -> None:
         key_of({"model": "m"}, tenant=tenant)
 
 
+@pytest.mark.parametrize("ignore", ["user", b"user"])
+def test_fields_to_ignore_are_several(ignore: Any) -> None:
+    with pytest.raises(TypeError, match="ignore is several fields"):
+        key_of({"model": "m", "use": 1}, tenant="t", ignore=ignore)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"timeout": math.nan}, ValueError),
+        ({"timeout": -1}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"timeout": None}, TypeError),
+        ({"max_connections": 0}, ValueError),
+        ({"max_connections": 2.5}, TypeError),
+    ],
+)
+async def test_a_client_has_limits(change: dict[str, Any], kind: type[Exception]) -> None:
+    said = next(iter(change))
+    for client in (
+        lambda: connect("redis://localhost/0", **change),
+        lambda: connect_sentinel("redis://localhost/0", [("localhost", 26379)], "okome", **change),
+        lambda: connect_cluster("redis://localhost", **change),
+    ):
+        with pytest.raises(kind, match=said):
+            client()
+
+
 # Rules
 
 
@@ -179,8 +220,45 @@ def test_a_limit_of_nothing_has_no_share() -> None:
 # What is asked of budgets
 
 
+@pytest.mark.parametrize("name", ["lease_ttl", "started_ttl", "retention", "redis_timeout", "breaker"])
+async def test_budgets_have_lifetimes(open_budgets: OpenBudgets, name: str) -> None:
+    wrong: list[tuple[Any, type[Exception]]] = [
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        (-1, ValueError),
+        (True, TypeError),
+        ("5", TypeError),
+        (None, TypeError),
+    ]
+    for value, kind in wrong:
+        with pytest.raises(kind, match=f"{name} is a .*number of seconds"):
+            open_budgets(TOKENS, **{name: value})
+    if name != "breaker":
+        with pytest.raises(ValueError, match=f"{name} is a positive number"):
+            open_budgets(TOKENS, **{name: 0})
+
+
+@pytest.mark.parametrize("share", ["0.5", True, None])
+async def test_a_share_is_a_number(open_budgets: OpenBudgets, share: Any) -> None:
+    with pytest.raises(TypeError, match="local_share is a number"):
+        open_budgets(TOKENS, local_share=share)
+
+
+async def test_rules_are_rules(open_budgets: OpenBudgets) -> None:
+    with pytest.raises(TypeError, match="rules are several Rates and Caps"):
+        open_budgets("tpd")
+
+
+@pytest.mark.parametrize(("lease", "kind"), [("", ValueError), (5, TypeError), (True, TypeError)])
+async def test_a_lease_is_named(open_budgets: OpenBudgets, lease: Any, kind: type[Exception]) -> None:
+    budgets = open_budgets(TOKENS)
+    with pytest.raises(kind, match="lease is"):
+        await budgets.reserve(ANN, {"tokens": 1}, lease=lease)
+
+
 @pytest.mark.parametrize(
-    ("user", "kind"), [(None, TypeError), (7, TypeError), ("", ValueError), (b"ann", TypeError)]
+    ("user", "kind"),
+    [(None, TypeError), (7, TypeError), ("", ValueError), (b"ann", TypeError), (["ann"], TypeError)],
 )
 async def test_a_subject_is_named(open_budgets: OpenBudgets, user: Any, kind: type[Exception]) -> None:
     budgets = open_budgets(TOKENS)
