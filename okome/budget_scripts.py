@@ -93,14 +93,25 @@ end
 
 local function whole(x) return string.format('%.0f', x) end
 
--- When all that a rate has given out is back: now, or later.
+-- When all that a rate has given out is back: now, or later. What is brought back is written: it has to go by from
+-- now on, and would stand still if it were brought back anew each time, as who is denied writes nothing.
 local function arrival(key, burst)
   local stored = redis_call('GET', key)
   if not stored then return now end
-  local tat = tonumber(stored)
-  if tat then return math.min(math.max(tat, now), now + burst) end
-  local later, written = string.match(stored, '(%S+) (%S+)')
-  return math.max(now, tonumber(later) - math.max(0, tonumber(written) - now))
+  local tat, written = tonumber(stored), nil
+  if tat then
+    if tat <= now + burst + 0.001 then return math.max(tat, now) end
+    tat = now + burst
+    redis_call('SET', key, string.format('%.6f', tat), 'PX', math.ceil(burst * 1000) + 1)
+    return tat
+  end
+  tat, written = string.match(stored, '(%S+) (%S+)')
+  tat, written = tonumber(tat), tonumber(written)
+  if written > now + 0.001 then
+    tat = tat - (written - now)
+    redis_call('SET', key, string.format('%.6f %.6f', tat, now), 'PX', math.ceil((tat - now) * 1000))
+  end
+  return math.max(now, tat)
 end
 """
 

@@ -88,9 +88,14 @@ def instead(entry: Entry | None, now: float) -> Cached[Any] | None:
     return Cached(entry.value, Status.STALE, age, ttl) if -ttl < entry.envelope.stale_if_error else None
 
 
+def of_the_future(envelope: Envelope, now: float) -> bool:
+    """The clock was set back, and nobody knows how old it is."""
+    return envelope.created > now + _SKEW
+
+
 def may_be_used(envelope: Envelope, now: float) -> bool:
-    """Not once its life is over; nor one of the future: the clock was set back, and nobody knows how old it is."""
-    return envelope.created - _SKEW <= now < envelope.created + envelope.life
+    """Not once its life is over, nor if it is of the future."""
+    return not of_the_future(envelope, now) and now < envelope.created + envelope.life
 
 
 # Writing

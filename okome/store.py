@@ -18,7 +18,7 @@ import msgspec
 from okome import scripts
 from okome.client import require_fit
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal
-from okome.entry import Entry, may_be_used
+from okome.entry import Entry, may_be_used, of_the_future
 from okome.envelope import TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, unpack
 from okome.keys import Keyspace, digest
 from okome.policy import CachePolicy
@@ -175,8 +175,8 @@ class Store:
             return None
 
     async def _decode(self, data: bytes, codec: Codec[Any], known: dict[str, bytes | None]) -> Entry | None:
-        """None for what can't be decoded or hangs on an invalidated tag, and for an error or a pass past its
-        life. How old a value may be is for those to say who use it.
+        """None for what can't be decoded, is of the future or hangs on an invalidated tag, and for an error or a pass
+        past its life. How old a value may be is for those to say who use it.
         """
         if len(data) < _IN_THREAD:
             envelope = unpack(data, codec.name)
@@ -184,6 +184,8 @@ class Store:
             envelope = await asyncio.to_thread(unpack, data, codec.name)
         if envelope is None:
             self._counts["undecodable"] += 1
+            return None
+        if of_the_future(envelope, self._clock.now()):
             return None
         if envelope.tags and await self._invalidated(envelope, known):
             return None

@@ -3,6 +3,7 @@
 What Redis holds is put where it would be if it had been written an hour later: the same as a clock that went back.
 """
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bench.redis_server import RedisServer
 from okome import Cap, Outcome, Rate
 from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted, left
+from tests.unit.okome.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
@@ -42,6 +44,25 @@ async def test_nobody_is_locked_out_of_a_rate(open_budgets: OpenBudgets, server:
     assert denied.outcome is Outcome.DENIED
     assert denied.retry_after is not None
     assert denied.retry_after <= 60
+
+
+@pytest.mark.parametrize("debt", [0, 60])
+async def test_what_was_brought_back_goes_by(
+    open_budgets: OpenBudgets, server: RedisServer, debt: int
+) -> None:
+    """Though everybody who asks meanwhile is denied, which is often."""
+    per_second = Rate(name="rps", by=("user",), unit="requests", limit=60, per=1)
+    budgets = open_budgets(per_second)
+    lease = await granted(budgets, {"requests": 60})
+    await budgets.start(lease)
+    await budgets.commit(lease, {"requests": 60 + debt})
+    set_back(server)
+    outcomes = []
+    async with asyncio.timeout(PATIENCE):
+        while Outcome.ALLOWED not in outcomes:
+            outcomes.append((await budgets.reserve(ANN, {"requests": 60})).outcome)
+            await asyncio.sleep(0.05)
+    assert outcomes[0] is Outcome.DENIED
 
 
 async def test_a_debt_lasts_as_long_as_it_would_have(open_budgets: OpenBudgets, server: RedisServer) -> None:

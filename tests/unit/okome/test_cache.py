@@ -28,6 +28,21 @@ async def test_miss_then_hit(open_cache: Open, origin: Origin, time: Later) -> N
     }
 
 
+async def test_what_was_stored_by_a_clock_that_was_set_back_since_is_no_hit(
+    open_cache: Open, origin: Origin, time: Later
+) -> None:
+    async with open_cache() as cache:
+        time.passed = 3600
+        await cache.get_or_compute("k", origin)
+        await settled(cache)
+        time.passed = 0
+        again = await cache.get_or_compute("k", origin)
+        await settled(cache)
+        then = await cache.get_or_compute("k", origin)
+    assert (again.status, then.status, origin.calls) == (Status.MISS, Status.HIT, 2)
+    assert then.value == Answer("answer 2")
+
+
 async def test_a_hit_is_one_get(open_cache: Open, origin: Origin, server: RedisServer) -> None:
     async with open_cache() as cache:
         await cache.get_or_compute("k", origin)
