@@ -240,11 +240,16 @@ TUNING = {
     "load_module", "stream", "mail", "env",
     "user", "worker_processes", "worker_cpu_affinity", "worker_priority", "worker_rlimit_nofile", "worker_rlimit_core",
     "worker_shutdown_timeout", "pid", "pcre_jit", "events", "daemon", "lock_file", "timer_resolution", "thread_pool",
-    "http", "include", "error_log", "access_log", "sendfile", "tcp_nopush", "tcp_nodelay", "default_type", "types",
+    "http", "include", "sendfile", "tcp_nopush", "tcp_nodelay", "default_type", "types",
     "types_hash_max_size", "types_hash_bucket_size", "server_names_hash_bucket_size", "server_names_hash_max_size",
     "map_hash_bucket_size", "map_hash_max_size", "variables_hash_bucket_size", "variables_hash_max_size",
     "keepalive_timeout", "keepalive_requests", "server_tokens", "ssl_protocols", "ssl_prefer_server_ciphers",
 }  # fmt: skip
+# What a site writes to beside ours that names no log of its own: Debian's nginx, where nobody says otherwise.
+LOGS: dict[str, set[tuple[str, ...]]] = {
+    "access_log": {("/var/log/nginx/access.log",), ("/var/log/nginx/access.log", "combined")},
+    "error_log": {("/var/log/nginx/error.log",)},
+}
 
 
 def lost(
@@ -279,16 +284,28 @@ def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
                 for name in names
                 if re.search(rf"{re.escape(name)}\b", file.text)
             ]
-        elif (
-            place.context in ((), ("http",))
-            and one.name not in TUNING | DEFINES
-            and not one.name.startswith("gzip")
-        ):
+        elif place.context not in ((), ("http",)):
+            continue
+        elif one.name in LOGS:
+            told = one.args[: 1 if one.name == "error_log" else 2]  # what follows tunes
+            users = (
+                [] if told in LOGS[one.name] else [file.path for file in staying if silent(file, one.name)]
+            )
+        elif one.name not in TUNING | DEFINES and not one.name.startswith("gzip"):
             users = [file.path for file in staying]
         else:
             continue
         if users:
             yield f"{place} says {' '.join((one.name, *one.args))} for {users[0]}, and ours does not: say it there"
+
+
+def silent(file: NginxFile, name: str) -> bool:
+    """Whether a server of the file does not say it itself."""
+    return any(
+        name not in [one.name for one in place.directive.block or []]
+        for place in unfolded(file.path, {file.path: file})
+        if place.directive.name == "server" and place.context in ((), ("http",))
+    )
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Our server beside a stranger's: what is inherited, and what is shared."""
 
 import contextlib
+import json
 import subprocess
 from http.client import HTTPException
 
@@ -89,6 +90,35 @@ def test_without_our_own_word_it_would_be_inherited(line: str, theirs: str, chec
         box.start()
         with pytest.raises((AssertionError, OSError, ValueError, HTTPException)):
             check(box)
+
+
+SILENT = "server { listen 8080; server_name shop.example; return 204; }"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "log"),
+    [(SILENT, "access.log"), (f"access_log /var/log/nginx/shop.log;\n{SILENT}", "shop.log")],
+)
+def test_each_request_is_in_the_log_of_its_site_once(theirs: str, log: str) -> None:
+    """Also of a site that names none, in Debian's own; and none of ours, on whichever of our servers it ends."""
+    with Box("bookworm") as box:
+        box.lay({SHOP: theirs})
+        box.start()
+        assert box.client.ask("/v1/models").status == 200
+        assert box.client.ask("/assets/public/x").status == 200
+        assert box.client.ask("/okome/status").status == 200
+        with box.client.connect() as nonsense:
+            nonsense.sendall(b"nonsense\r\n\r\n")
+            assert nonsense.recv(65536)
+        with box.client.connect(port=8080) as shop:
+            shop.sendall(b"GET /theirs HTTP/1.0\r\n\r\n")
+            assert b" 204 " in shop.recv(65536)
+        assert box.nginx
+        box.end(box.nginx)  # which writes what it still has
+        paths = [json.loads(line)["path"] for line in box.log().splitlines()]
+        assert sorted(paths) == ["", "/assets/public/x", "/okome/status", "/v1/models"]
+        (line,) = (box.root / "var/log/nginx" / log).read_text().splitlines()
+        assert '"GET /theirs HTTP/1.0" 204 0 "-" "-"' in line
 
 
 LISTENS = (

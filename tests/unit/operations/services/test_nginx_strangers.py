@@ -168,6 +168,38 @@ def test_what_a_site_had_from_the_old_nginx_conf_is_not_taken_from_it(etc: Etc, 
     )
 
 
+LOG = "/var/log/nginx/access.log"
+
+
+@pytest.mark.parametrize(
+    ("said", "site", "named"),
+    [
+        ("access_log /srv/all.log", "", True),
+        (f"access_log {LOG} shop", "", True),
+        ("access_log off", "", True),
+        ("access_log off", "access_log /srv/shop.log;", False),
+        ("access_log off", "location / { access_log /srv/shop.log; }", True),
+        ("error_log /srv/errors.log", "", True),
+        ("error_log /srv/errors.log", "error_log /srv/shop.log;", False),
+        # As it will be anyway.
+        (f"access_log {LOG}", "", False),
+        (f"access_log {LOG} combined buffer=4k", "", False),
+        ("error_log /var/log/nginx/error.log info", "", False),
+    ],
+)
+def test_a_site_without_a_log_of_its_own_does_not_write_elsewhere_in_silence(
+    etc: Etc, said: str, site: str, named: bool
+) -> None:
+    etc.put("nginx.conf", NGINX_CONF.replace("http {", f"http {{\n{said};"))
+    etc.put("conf.d/app.conf", "upstream app { server 10.0.0.9; }")
+    assert etc.verdict()[0] == ()  # nobody logs
+    etc.put("sites-enabled/shop", f"server {{ listen 8080; {site} }}")
+    expected = (
+        f"{ROOT}/nginx.conf:3 says {said} for {ROOT}/sites-enabled/shop, and ours does not: say it there"
+    )
+    assert refusals(etc) == (expected if named else "")
+
+
 FAMILY = "server { listen 80 default_server; %s }"
 
 
