@@ -10,6 +10,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEEP) env PYTHOND
 # Where nodes can be booted: on Linux, as root or with sudo.
 LAB := $(shell test "$$(uname -s)" = Linux && { test "$$(id -u)" = 0 || command -v sudo; } >/dev/null && echo yes)
 
+# What goes wrong is on stderr.
+QUIETLY := -qqy --no-install-recommends -o Dpkg::Use-Pty=0
+
 .PHONY: help setup tools demo test test-unit fresh lint validate secrets bench down lock mutants lowest
 
 help: ## this table
@@ -19,8 +22,8 @@ setup: .venv/.complete ## the Python environment in .venv: enough to deploy to r
 .venv/.complete: requirements.txt requirements-uv.txt
 	@if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "setup: installing python3-venv, which Debian keeps apart from Python$(if $(SUDO), (sudo))"; \
-	  $(SUDO) apt-get update -q; \
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv ca-certificates; \
+	  $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install $(QUIETLY) python3-venv ca-certificates >/dev/null; \
 	fi
 	@echo "setup: .venv from requirements.txt, by uv (both checked by hash)"
 	@python3 -m venv .uv
@@ -48,8 +51,8 @@ ifneq ($(LAB),)
 	command -v faketime >/dev/null || missing="$$missing faketime"; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing $$missing$(if $(SUDO), (sudo))"; \
-	  $(SUDO) apt-get update -q; \
-	  $(SUDO) sh -c "$$NOT_STARTED" sh env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	  $(SUDO) apt-get update -qq; \
+	  $(SUDO) sh -c "$$NOT_STARTED" sh env DEBIAN_FRONTEND=noninteractive apt-get install $(QUIETLY) $$missing >/dev/null; \
 	fi
 endif
 
@@ -97,7 +100,7 @@ validate: setup ## testinfra against the live nodes of inventory.py
 	@$(PY) -m pytest tests/verify
 
 bench: tools ## every benchmark, beside what it is compared with; fails if a goal does not hold
-	@command -v wrk >/dev/null || { echo "bench: installing wrk"; $(SUDO) apt-get install -qy --no-install-recommends wrk; }
+	@command -v wrk >/dev/null || { echo "bench: installing wrk"; $(SUDO) apt-get install $(QUIETLY) wrk >/dev/null; }
 	@failed=; for name in $$($(PY) -c 'from bench.__main__ import benches; print(*benches())'); do \
 	  test "$$name" != conformance -o -n "$$OKOME_CACHE_TESTS" || \
     { echo "bench: left out $$name, which wants a checkout of its suite in OKOME_CACHE_TESTS"; continue; }; \

@@ -1,7 +1,6 @@
 """The planner's library: hits, stampedes, failures, budgets, beside what others offer."""
 
 import asyncio
-import socket
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from throttled.asyncio.store import RedisStore
 from bench import cache_processes as far
 from bench.cache_failover import failover
 from bench.measure import Measure
+from bench.ports import free_port
 from bench.processes import Processes, barrier, event
 from bench.redis_server import RedisServer
 from okome import Budgets, Cache, Cap, Ledger, Msgpack, Rate, Rule, connect
@@ -406,9 +406,7 @@ async def lost_state(server: RedisServer, url: str, folder: Path, losses: int = 
 
 
 def run() -> list[Measure]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with (
         RedisServer("--bind", "127.0.0.1", "--port", str(port)) as server,
         tempfile.TemporaryDirectory(prefix="okome-bench-") as name,

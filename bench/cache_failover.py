@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from redis.asyncio import Sentinel
 
 from bench.measure import Measure
+from bench.ports import free_port
 from bench.sentinels import SERVICE, Sentinels
-from bench.served import free_port
 from okome import Bytes, Cache, Status, connect_sentinel
 
 RATE = 200  # requests per second, by each of the two

@@ -8,8 +8,9 @@ from pathlib import Path
 from bench.litellm_proxy import litellm
 from bench.measure import Measure
 from bench.planner_parts import parts
+from bench.ports import free_port
 from bench.redis_server import RedisServer
-from bench.served import KEYS, Load, free_port, load, memory_mb, serving
+from bench.served import KEYS, Load, load, memory_mb, serving
 
 ROUNDS, SECONDS = 2, 3.0  # of each load, in turns
 WARM = 1.0  # s; fills the cache

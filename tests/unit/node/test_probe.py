@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bench.ports import free_port
 from group_data import frontends
 from lab import origin
 from node import probe
 from node.probe import JITTER, Health, has_room, status_of
-from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from bench.ports import free_port
 from bench.redis_server import RedisServer
 from okome.acl import APPLICATION_COMMANDS, CLUSTER_COMMANDS
-from tests.ports import free_port
 
 SLOTS = 16384
 SPREAD = ("b", "c", "a")  # namespaces, one on each third of the slots, and so on each of the masters in turn

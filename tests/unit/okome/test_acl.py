@@ -2,13 +2,13 @@
 
 import asyncio
 import runpy
-import socket
 import time
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from bench.ports import free_port
 from bench.redis_server import RedisServer
 from okome import Budgets, Bytes, Cache, CachePolicy, Cap, Ledger, Rate, Rule, connect
 from okome.acl import APPLICATION_COMMANDS
@@ -137,19 +137,10 @@ async def test_and_nothing_else(server: RedisServer, command: tuple[str, ...]) -
 
 async def test_everything_works_on_a_node_of_a_cluster(tmp_path: Path) -> None:
     """Which refuses whatever spans two slots; the client is all that a cluster changes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    own_bus = str(port - 1 if port > 60000 else port + 1)
+    port = free_port()
     options = (
-        "--cluster-enabled",
-        "yes",
-        "--port",
-        str(port),
-        "--cluster-port",
-        own_bus,
-        "--bind",
-        "127.0.0.1",
+        *("--bind", "127.0.0.1", "--port", str(port)),
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
     )
     with RedisServer(*options) as server:
         server.admin.cluster("ADDSLOTSRANGE", 0, 16383)

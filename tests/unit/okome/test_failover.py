@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
 from redis.asyncio.sentinel import SentinelConnectionPool
 
+from bench.ports import free_port
 from bench.redis_server import RedisServer
 from bench.sentinels import SERVICE, Sentinels
 from okome import (
@@ -28,7 +29,6 @@ from okome import (
     connect_cluster,
     connect_sentinel,
 )
-from tests.ports import free_port
 from tests.unit.okome.clusters import SPREAD, running_cluster
 from tests.unit.okome.proxy import Proxy
 from tests.unit.okome.waiting import PATIENCE, settled, until

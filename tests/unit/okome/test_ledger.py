@@ -114,6 +114,7 @@ def _ask(ledger: Ledger, answer: "multiprocessing.SimpleQueue[str]") -> None:
             answer.put(str(error))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # it is what is tried
 def test_a_child_of_its_process_is_told_to_open_it_anew(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     fork = multiprocessing.get_context("fork")

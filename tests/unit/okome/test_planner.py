@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.ports import free_port
 from bench.redis_server import RedisServer
 from okome.openai import DONE
 from okome.planner import main
-from tests.ports import free_port
 
 QUESTION = {
     "model": "rice-7b",

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from redis.asyncio import Redis
 
+from bench.ports import free_port
 from bench.redis_server import RedisServer
 from okome import Budgets, Bytes, Cache, CachePolicy, Ledger, keys, openai
 from okome.api import Planner
@@ -19,7 +20,6 @@ from okome.gpu import GpuStandIn
 from okome.keys import digest
 from okome.openai import ChatRequest
 from okome.planner import default_rules
-from tests.ports import free_port
 from tests.unit.okome.test_planner import QUESTION
 from tests.unit.okome.waiting import settled
 

@@ -1,4 +1,4 @@
-"""TCP ports for the servers that tests start."""
+"""TCP ports for the servers that benches and tests start."""
 
 import errno
 import random
