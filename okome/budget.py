@@ -25,14 +25,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from okome.admission import Admission
+from okome.arguments import require_name, require_seconds
 from okome.budget_wire import Wire
 from okome.connection import UNAVAILABLE, Breaker, Clock, Loop
 from okome.decision import Decision, Lease, Outcome
 from okome.errors import EvictingServerError, StateLostError
-from okome.keys import Keyspace, require_name
+from okome.keys import Keyspace
 from okome.ledger import Ledger
 from okome.local_share import LocalShare
-from okome.policy import require_seconds
 from okome.reseeding import Reseeding
 from okome.rules import Charge, Rule, Rules, require_amount
 from okome.settlement import Settlement

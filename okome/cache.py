@@ -20,15 +20,24 @@ from typing import Any, Generic, Self, TypeVar
 
 from msgspec.structs import replace
 
+from okome.arguments import (
+    begun,
+    names_of,
+    opened,
+    require_function,
+    require_name,
+    require_plain_function,
+    require_seconds,
+)
 from okome.computation import Computations
 from okome.connection import UNAVAILABLE, Clock, Loop
 from okome.entry import Cached, usable
-from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack
+from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack, require_codec
 from okome.errors import ComputeCancelledError
 from okome.flight import Flights, Work
 from okome.headers import Directives, Status
 from okome.keeping import Keeping
-from okome.keys import digest, require_name, stream_name, tag_names, value_name
+from okome.keys import digest, stream_name, value_name
 from okome.lookup import Lookup, require_answerable
 from okome.policy import CachePolicy
 from okome.store import Owned, Store
@@ -60,6 +69,12 @@ class Cache(Generic[T]):
         clock: Clock | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
+        if policy is not None and not isinstance(policy, CachePolicy):
+            raise TypeError(f"policy is a CachePolicy, not {policy!r}")
+        if clock is not None and not isinstance(clock, Clock):
+            raise TypeError(f"clock is a Clock, not {clock!r}")
+        require_plain_function("uniform", uniform, "a function that draws a number from 0 to 1")
+        require_codec(codec)
         self.policy = policy or CachePolicy()
         self.counts: Counter[str] = Counter()
         self._codec = codec
@@ -144,12 +159,17 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         require_answerable(directives)
+        require_function("compute", compute, "an async function, which is called if it has to be")
         if keep is not None:
-            _require_callable("keep", keep)
-        work = Work(value_name(key), compute, self._codec, tag_names(tags), directives.no_cache, keep=keep)
+            require_plain_function("keep", keep, "a function of what was computed")
+        work = Work(
+            value_name(key), compute, self._codec, names_of("tags", tags), directives.no_cache, keep=keep
+        )
         if directives.no_store:
             async with self._turns.if_needed():
-                value, _ = self._keeping.carried(work, await self._turns.timed(compute))
+                value, _ = self._keeping.carried(
+                    work, await self._turns.timed(lambda: begun("compute", compute))
+                )
             return self._count(Cached(value, Status.BYPASS))
         found = await self._lookup.find(work, directives)
         if isinstance(found, Cached):
@@ -177,15 +197,21 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         require_answerable(directives)
-
-        _require_callable("complete", complete)
+        require_function("produce", produce, "an async generator's function, which is called if it has to be")
+        require_plain_function("complete", complete, "a function of a stream's chunks")
 
         async def pump(tee: Tee) -> tuple[bytes, ...]:
-            await tee.pump(produce())
+            await tee.pump(opened("produce", produce))
             return tee.chunks
 
         work = Work(
-            stream_name(key), pump, _CHUNKS, tag_names(tags), directives.no_cache, streams=True, keep=complete
+            stream_name(key),
+            pump,
+            _CHUNKS,
+            names_of("tags", tags),
+            directives.no_cache,
+            streams=True,
+            keep=complete,
         )
         if directives.no_store:
             return await self._bypass(produce)
@@ -207,23 +233,29 @@ class Cache(Generic[T]):
 
     async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
         cached = Cached((), Status.BYPASS)
-        stream = await CachedStream.begin(self._turns.stream(produce()), cached.headers())
+        stream = await CachedStream.begin(self._turns.stream(opened("produce", produce)), cached.headers())
         self._count(cached)
         return stream
 
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""
         self._loop.require()
-        entry = await self._store.read(value_name(key), tag_names(tags), self._codec)
+        entry = await self._store.read(value_name(key), names_of("tags", tags), self._codec)
         cached = None if entry is None else usable(entry, self._clock.now())
         return None if cached is None else self._count(cached)
 
     async def put(self, key: str, value: T, *, tags: Collection[str] = (), compute: float = 0.0) -> bool:
         """Store a value that was computed elsewhere, in `compute` seconds; whoever computes it now won't
-        overwrite it. False if it is too large or Redis did not take it.
+        overwrite it. False if it is too large or Redis did not take it. Raises TypeError for what the codec can't
+        carry.
         """
         self._loop.require()
-        work = Work(value_name(key), _nothing, self._codec, tag_names(tags), force=True)
+        require_seconds("compute", compute, zero=True)
+        work = Work(value_name(key), _nothing, self._codec, names_of("tags", tags), force=True)
+        try:
+            value, body = self._keeping.carry(work, value)
+        except Exception as error:  # whatever the codec raises
+            raise TypeError(f"value can't be carried by the codec {self._codec.name}: {error}") from error
         if self._store.left_alone:
             return False
         token = os.urandom(TOKEN_BYTES)
@@ -235,11 +267,10 @@ class Cache(Generic[T]):
         if not isinstance(owned, Owned):
             raise AssertionError("by force the lock is ours")  # noqa: TRY004  # not a caller's mistake
         self._flights.forget(work.name)  # what is being computed here is old now
-        _, envelope = self._keeping.pack(work, token, owned.generations, value, compute)
-        # A task of its own: our cancellation must not keep the lock from those who wait for it.
+        envelope = self._keeping.envelope(work, token, owned.generations, value, body, compute)
         if envelope is None:
-            await asyncio.shield(self._tasks.spawn(self._store.release(work.name, token)))
-            return False
+            raise AssertionError("without keep= all is kept")
+        # A task of its own: our cancellation must not keep the lock from those who wait for it.
         commit = self._store.commit(work.name, envelope, replaces=True)
         return await asyncio.shield(self._tasks.spawn(commit)) and envelope.kind is Kind.VALUE
 
@@ -263,11 +294,6 @@ class Cache(Generic[T]):
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[_COUNTED[cached.status]] += 1
         return cached
-
-
-def _require_callable(name: str, value: object) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} is a function of what was computed, not {value!r}")
 
 
 def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:

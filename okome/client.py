@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from okome.policy import require_seconds
+from okome.arguments import require_name, require_seconds
 from okome.redis_url import UrlFile, checked
 
 _PLAIN: dict[str, Any] = {
@@ -76,8 +76,10 @@ def connect_sentinel(
     `sentinel_options`: how redis-py is to connect to the sentinels: username, password, ssl. Each of them has its
     share of `timeout`, so that one that is silent does not use up all of it.
     """
-    if not sentinels:
-        raise ValueError("sentinels is not empty: at least one (host, port)")
+    _require_sentinels(sentinels)
+    require_name("service", service)
+    if not isinstance(sentinel_options, Mapping | None):
+        raise TypeError(f"sentinel_options are {{option: value}}, not {sentinel_options!r}")
     _require_limits(max_connections, timeout)
     url, login = _opened(url)
     options = dict(ConnectionPool.from_url(url).connection_kwargs)
@@ -85,10 +87,11 @@ def connect_sentinel(
     for unused in ("host", "port", "path"):
         options.pop(unused, None)
     share = timeout / (len(sentinels) + 1)
-    known_by = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
-        sentinels,
-        sentinel_kwargs={**_limits(share), **_PLAIN, **(sentinel_options or {})},
-    )
+    asking = {**_limits(share), **_PLAIN, **(sentinel_options or {})}
+    try:
+        known_by = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]  # redis-py's
+    except TypeError as error:  # it names the option
+        raise TypeError(f"sentinel_options are those of redis.asyncio.Redis: {error}") from None
     pool = _SentinelPool(  # type: ignore[no-untyped-call]  # redis-py's
         service,
         known_by,
@@ -124,6 +127,22 @@ def _opened(url: Url) -> tuple[str, dict[str, Any]]:
         return url, {}
     file = UrlFile(url)
     return file.url, {"credential_provider": file}
+
+
+def _require_sentinels(sentinels: object) -> None:
+    if isinstance(sentinels, str | bytes) or not isinstance(sentinels, Sequence):
+        raise TypeError(f"sentinels are several (host, port), not {sentinels!r}")
+    if not sentinels:
+        raise ValueError("sentinels is not empty: at least one (host, port)")
+    for one in sentinels:
+        if not isinstance(one, tuple | list) or len(one) != 2:
+            raise TypeError(f"sentinels are several (host, port): {one!r} is none")
+        host, port = one
+        require_name("the host of one of sentinels", host)
+        if isinstance(port, bool) or not isinstance(port, int):
+            raise TypeError(f"the port of one of sentinels is a whole number, not {port!r}")
+        if not 0 < port < 65536:
+            raise ValueError(f"the port of one of sentinels is 1 to 65535, not {port}")
 
 
 def _require_limits(max_connections: object, timeout: object) -> None:

@@ -9,10 +9,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, get_args
 
 import msgspec
 import zstandard
+
+from okome.arguments import require_name, require_plain_function
 
 T = TypeVar("T")
 
@@ -30,6 +32,17 @@ TOKEN_AT: Final = _HEAD.size + 4
 """Where the token stands: the scripts compare it without reading the value."""
 
 
+def as_bytes(what: str, value: object) -> bytes:
+    """As everybody gets it, from the source or from Redis. TypeError for what is no bytes: text would have to be
+    encoded, and bytes() makes so many zeros of a number.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{what} is bytes, not {type(value).__name__}")
+
+
 class Codec(Protocol[T]):
     """Value to bytes and back. `name` is stored: entries under another name are misses, so put the schema in
     it.
@@ -41,18 +54,50 @@ class Codec(Protocol[T]):
     def decode(self, data: bytes) -> T: ...
 
 
+def require_codec(codec: object) -> None:
+    """Raises TypeError or ValueError for what is no Codec."""
+    if isinstance(codec, type):
+        raise TypeError(
+            f"codec is an instance, such as Bytes() or Msgpack(Answer), not the class {codec.__name__}"
+        )
+    if not hasattr(codec, "encode") or not hasattr(codec, "decode"):
+        raise TypeError(
+            f"codec has a name, encode and decode, such as Bytes() or Msgpack(Answer); not {codec!r}"
+        )
+    require_name("the codec's name", getattr(codec, "name", None))
+    for name in ("encode", "decode"):
+        require_plain_function(f"the codec's {name}", getattr(codec, name), "a function of one value")
+
+
 class Msgpack(Generic[T]):
     """msgspec's MessagePack, validated against `type`. Raise `version` when the type's meaning changes.
 
-    TypeError for a type that msgspec does not know, or that has one inside: it could be neither written nor read.
+    TypeError for a type that msgspec does not know, or that has one inside: it could be neither written nor read. And
+    for a type variable, which stands for anything.
     """
 
     def __init__(self, type: type[T], version: int = 1) -> None:  # noqa: A002  # msgspec's own word for it
-        _require_known(msgspec.inspect.type_info(type), set())
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise TypeError(f"version is a whole number, not {version!r}")
+        if _has_variable(type):
+            raise TypeError(f"type is what a value is, and {type!r} has a variable where that is to be said")
+        try:
+            known = msgspec.inspect.type_info(type)
+            decoder = msgspec.msgpack.Decoder(type)
+        except Exception as error:  # whatever it or the type's own annotations raise
+            raise TypeError(f"type is one that msgspec can read: {error}") from error
+        _require_known(known, set())
         self.name = f"msgpack:{type!r}:{version}"
         # The functions themselves: a method around them costs a third of decoding.
         self.encode: Callable[[T], bytes] = msgspec.msgpack.Encoder().encode
-        self.decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(type).decode
+        self.decode: Callable[[bytes], T] = decoder.decode
+
+
+def _has_variable(part: object) -> bool:
+    """Whether a type has a TypeVar in it. A class that is generic has them unless it says of what."""
+    if isinstance(part, type) and not get_args(part):
+        return bool(getattr(part, "__parameters__", ()))
+    return isinstance(part, TypeVar) or any(_has_variable(one) for one in get_args(part))
 
 
 def _require_known(part: object, seen: set[int]) -> None:
@@ -62,7 +107,7 @@ def _require_known(part: object, seen: set[int]) -> None:
     seen.add(id(part))
     if isinstance(part, msgspec.inspect.CustomType):
         raise TypeError(
-            f"msgspec can't encode {part.cls!r}: use a Struct, a dataclass, or a codec of your own"
+            f"type: msgspec can't encode {part.cls!r}: use a Struct, a dataclass, or a codec of your own"
         )
     if isinstance(part, tuple):
         for one in part:
@@ -73,12 +118,12 @@ def _require_known(part: object, seen: set[int]) -> None:
 
 
 class Bytes:
-    """Bytes as they are."""
+    """Bytes as they are. TypeError for anything else."""
 
     name = "bytes"
 
     def encode(self, value: bytes) -> bytes:
-        return value
+        return as_bytes("a value", value)
 
     def decode(self, data: bytes) -> bytes:
         return data

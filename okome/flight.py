@@ -11,6 +11,7 @@ from weakref import ref
 
 import msgspec
 
+from okome.arguments import begun
 from okome.envelope import Codec
 from okome.errors import CallerError, CircularError
 from okome.headers import Status
@@ -269,7 +270,7 @@ def _nothing() -> None:
 
 
 async def _compute(work: Work, tee: Tee | None) -> Any:
-    return await (work.compute() if tee is None else work.compute(tee))
+    return await (begun("compute", work.compute) if tee is None else work.compute(tee))
 
 
 def _raise_in(future: "asyncio.Future[Any]", error: BaseException) -> None:

@@ -35,11 +35,18 @@ class Directives:
     no_store: bool = False  # neither read nor write nor share
     only_if_cached: bool = False  # never compute: what is not there is 504
 
+    def __post_init__(self) -> None:
+        for name in ("no_cache", "no_store", "only_if_cached"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
+
     @classmethod
     def parse(cls, cache_control: str | None) -> Self:
         """From the header's value. Unknown directives are ignored, as the RFC wants; max-age=0 means no-
         cache.
         """
+        if cache_control is not None and not isinstance(cache_control, str):
+            raise TypeError(f"cache_control is the header's text, or None, not {cache_control!r}")
         names = {name.strip().lower().replace(" ", "") for name in (cache_control or "").split(",")}
         return cls(
             no_cache=bool(names & {"no-cache", "max-age=0"}),

@@ -31,35 +31,55 @@ class Keeping:
         tee: Tee | None = None,
     ) -> tuple[Any, Envelope | None]:
         """The value as a hit would have it, and what to store: the value, that it is too large, or (None) nothing."""
-        now, codec = self._clock.now(), work.codec.name
         if tee is not None and tee.overflowed:
             self._counts["oversize"] += 1
-            return value, of_too_large(self._policy, codec, token, now)
+            return value, of_too_large(self._policy, work.codec.name, token, self._clock.now())
         value, body = self.carried(work, value)
         if body is None:
             return value, None
+        return value, self.envelope(work, token, generations, value, body, compute)
+
+    def envelope(
+        self,
+        work: Work,
+        token: bytes,
+        generations: dict[str, bytes | None],
+        value: Any,
+        body: bytes,
+        compute: float,
+    ) -> Envelope | None:
+        """What to store of a value and its bytes."""
+        now, codec = self._clock.now(), work.codec.name
         fresh = self._lifetime(work, value)
         if not fresh:
             self._counts["cut_short" if work.streams else "declined"] += 1
-            return value, None
+            return None
         tags = {tag: generation for tag, generation in generations.items() if generation is not None}
         envelope = of_value(self._policy, codec, token, now, body, compute, tags, fresh)
         if envelope.kind is Kind.PASS:
             self._counts["oversize"] += 1
-        return value, envelope
+        return envelope
 
     def carried(self, work: Work, value: Any) -> tuple[Any, bytes | None]:
         """The value as it comes back from Redis, so that a miss has the type of a hit; and encoded. As it is,
         and None, if it can't be.
         """
         try:
-            body = work.codec.encode(value)
-            # A stream's readers have its chunks already.
-            return (value if work.streams else work.codec.decode(body)), body
+            return self.carry(work, value)
         except Exception:
             self._counts["unencodable"] += 1
             log.exception("a value could not be encoded, and was not stored")
             return value, None
+
+    def carry(self, work: Work, value: Any) -> tuple[Any, bytes]:
+        """Likewise. Raises whatever the codec does, and TypeError for one that makes no bytes of it."""
+        body = work.codec.encode(value)
+        if not isinstance(body, bytes):
+            raise TypeError(
+                f"the codec {work.codec.name} made {type(body).__name__} of a value, and not bytes"
+            )
+        # A stream's readers have its chunks already.
+        return (value if work.streams else work.codec.decode(body)), body
 
     def _lifetime(self, work: Work, value: Any) -> float:
         """Seconds for which it is fresh; 0: it is not stored."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from okome import acl
+from okome.arguments import names_of, require_name
 
 VERSION = 2
 """Of the canonical form below. Raise it when the same request would hash differently, or two that hashed alike no
@@ -44,33 +45,26 @@ def key_of(request: Mapping[str, Any], *, tenant: str, ignore: Collection[str] =
     Takes some 3 ms per MB of text. Give a large request to `asyncio.to_thread`, and the event loop goes on.
     """
     require_name("tenant", tenant)
-    if isinstance(ignore, str | bytes):  # or every field that is a part of it would be left out
-        raise TypeError(f"ignore is several fields, such as ({ignore!r},), not {ignore!r} alone")
+    if not isinstance(request, Mapping):
+        raise TypeError(f"request is a mapping of fields, not {type(request).__name__}")
+    if ignore is not NOT_IN_KEY:
+        ignore = frozenset(
+            names_of("ignore", ignore)
+        )  # or every field that is a part of one text would be left out
     kept = {name: value for name, value in request.items() if name not in ignore}
     schemas: list[Mapping[str, Any]] = []
-    _require_json(kept, schemas)
-    canonical = msgspec.json.encode([VERSION, tenant, kept], order="sorted")
-    # Where they stand is in the canonical form already, so that their own order is all that is left to tell.
-    canonical += msgspec.json.encode(schemas)
+    try:
+        _require_json(kept, schemas)
+        canonical = _SORTED.encode([VERSION, tenant, kept])
+        # Where they stand is in the canonical form already, so that their own order is all that is left to tell.
+        canonical += _AS_IT_IS.encode(schemas)
+    except UnicodeEncodeError:
+        raise ValueError(
+            "the request holds half of a surrogate pair, which has no canonical form in a key"
+        ) from None
+    except RecursionError:
+        raise ValueError("the request is nested too deeply for a key") from None
     return f"v{VERSION}-{hashlib.blake2b(canonical, digest_size=20).hexdigest()}"
-
-
-def require_name(what: str, name: object) -> None:
-    """Raises TypeError for what is no text, such as a user who is None or a number, ValueError for an empty one."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} is a name, and so a text, not {name!r}")
-    if not name:
-        raise ValueError(f"{what} is empty")
-
-
-def tag_names(tags: Collection[str]) -> tuple[str, ...]:
-    """Raises TypeError for one name where several are asked for, and for a name that is no text."""
-    if isinstance(tags, str | bytes):
-        raise TypeError(f"tags are several names, such as ({tags!r},), not {tags!r} alone")
-    names = tuple(tags)
-    for name in names:
-        require_name("a tag", name)
-    return names
 
 
 def is_deterministic(request: Mapping[str, Any]) -> bool:
@@ -81,6 +75,8 @@ def is_deterministic(request: Mapping[str, Any]) -> bool:
     (web_search, file_search, code_interpreter, mcp ...) are carried out while it answers, and find another world
     each time.
     """
+    if not isinstance(request, Mapping):
+        raise TypeError(f"request is a mapping of fields, not {type(request).__name__}")
     temperature = request.get("temperature")
     if isinstance(temperature, bool) or temperature != 0:
         return False
@@ -104,7 +100,7 @@ def _require_json(value: object, schemas: list[Mapping[str, Any]] | None) -> Non
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value} has no canonical form in a key")
+            raise ValueError(f"the request holds {value}, which has no canonical form in a key")
     elif isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):
@@ -121,7 +117,20 @@ def _require_json(value: object, schemas: list[Mapping[str, Any]] | None) -> Non
             for item in value:
                 _require_json(item, schemas)
     elif not isinstance(value, int | str):
-        raise TypeError(f"{kind.__name__} has no canonical form in a key")
+        raise TypeError(f"the request holds a {kind.__name__}, which has no canonical form in a key")
+
+
+def _as_json(value: object) -> object:
+    """What msgspec knows of what is of a class derived from it, or a mapping."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str):
+        return str.__str__(value)  # whatever its own __str__ says
+    return int(value) if isinstance(value, int) else float(value)  # type: ignore[arg-type]  # nothing else comes here
+
+
+_SORTED = msgspec.json.Encoder(order="sorted", enc_hook=_as_json)
+_AS_IT_IS = msgspec.json.Encoder(enc_hook=_as_json)
 
 
 def digest(text: str) -> str:
@@ -129,22 +138,35 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@lru_cache(_NAMES)
 def value_name(key: str) -> str:
-    """What a key's value is stored under."""
-    return digest("value:" + key)
+    """What a key's value is stored under. Raises as require_name."""
+    return _named("value:", key)
 
 
-@lru_cache(_NAMES)
 def stream_name(key: str) -> str:
     """Likewise its stream: the same key may have both."""
-    return digest("stream:" + key)
+    return _named("stream:", key)
+
+
+def _named(kind: str, key: str) -> str:
+    try:
+        return _digest_of(kind, key)
+    except TypeError:  # a key that can't be looked up, such as a list
+        require_name("key", key)
+        raise
+
+
+@lru_cache(2 * _NAMES)
+def _digest_of(kind: str, key: str) -> str:
+    require_name("key", key)
+    return digest(kind + key)
 
 
 class Keyspace:
     """The names of one namespace: acl.PREFIX, what it is for, the namespace as hash tag, kind, digest."""
 
     def __init__(self, purpose: str, namespace: str) -> None:
+        require_name("namespace", namespace)
         if not _NAMESPACE.fullmatch(namespace):
             raise ValueError(f"a namespace is 1 to 64 letters, digits, '_', '.' and '-', not {namespace!r}")
         self._stem = f"{acl.PREFIX}{purpose}{_LAYOUT}:{{{namespace}}}:"

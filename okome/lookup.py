@@ -81,6 +81,10 @@ class Lookup:
 
 
 def require_answerable(directives: Directives) -> None:
-    """Raises NotCachedError where nothing is left to answer with."""
+    """Raises NotCachedError where nothing is left to answer with, TypeError for what are no directives."""
+    if not isinstance(directives, Directives):
+        raise TypeError(
+            f"directives are Directives, such as Directives.parse(a Cache-Control header), not {directives!r}"
+        )
     if directives.only_if_cached and (directives.no_cache or directives.no_store):
         raise NotCachedError("only-if-cached with no-cache or no-store leaves nothing to answer with")

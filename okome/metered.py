@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from okome.arguments import begun, opened, require_function
 from okome.budget import Budgets
 from okome.decision import Decision, Lease, Outcome
 from okome.errors import CallerError
@@ -29,6 +30,8 @@ class OverBudgetError(CallerError):
     """The budgets said no, or could not say yes: `decision` has the status code and the headers to answer with."""
 
     def __init__(self, decision: Decision) -> None:
+        if not isinstance(decision, Decision):
+            raise TypeError(f"decision is what Budgets.reserve said, not {decision!r}")
         said = "over budget" if decision.outcome is Outcome.DENIED else "the budget's state is not known"
         super().__init__(said if decision.rule is None else f"{said}: {decision.rule}")
         self.decision = decision
@@ -48,6 +51,8 @@ class Metered:
     """
 
     def __init__(self, budgets: Budgets, subject: Mapping[str, str], amounts: Mapping[str, int]) -> None:
+        if not isinstance(budgets, Budgets):
+            raise TypeError(f"budgets are Budgets, not {budgets!r}")
         budgets.require(subject, amounts)
         self._budgets = budgets
         self._subject = subject
@@ -61,10 +66,11 @@ class Metered:
 
     def compute(self, ask: Callable[[Counter[str]], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """For Cache.get_or_compute. Raises OverBudgetError, to this caller alone."""
+        require_function("ask", ask, "an async function of what is spent")
 
         async def computed() -> T:
             async with self._paid() as spent:
-                return await ask(spent)
+                return await begun("ask", ask, spent)
 
         return computed
 
@@ -72,10 +78,11 @@ class Metered:
         self, produce: Callable[[Counter[str]], AsyncIterator[bytes]]
     ) -> Callable[[], AsyncIterator[bytes]]:
         """For Cache.stream. OverBudgetError comes before the first chunk, to this caller alone."""
+        require_function("produce", produce, "an async generator's function of what is spent")
 
         async def produced() -> AsyncIterator[bytes]:
             async with self._paid() as spent:
-                chunks = produce(spent)
+                chunks = opened("produce", produce, spent)
                 try:
                     async for chunk in chunks:
                         yield chunk

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+from okome.arguments import require_seconds
 from okome.envelope import MAX_BYTES
 
 
@@ -72,14 +73,6 @@ class CachePolicy:
         if not 0 <= verdict < math.inf:
             raise ValueError(f"a value is fresh for a number of seconds, not for {verdict}")
         return float(verdict)
-
-
-def require_seconds(name: str, value: object, *, zero: bool = False) -> None:
-    """Raises TypeError for what is no number, ValueError for one that is no length of time; `zero`: none is one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    if not 0 <= value < math.inf or (value == 0 and not zero):
-        raise ValueError(f"{name} is a {'' if zero else 'positive '}number of seconds, not {value}")
 
 
 def _errors(given: object) -> tuple[type[Exception], ...]:

@@ -9,8 +9,9 @@ from functools import cached_property, lru_cache
 
 import msgspec
 
+from okome.arguments import require_name
 from okome.headers import Quota
-from okome.keys import Keyspace, digest, require_name
+from okome.keys import Keyspace, digest
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
 _SUBJECTS = 4096  # whose keys are kept

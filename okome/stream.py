@@ -23,6 +23,8 @@ class CachedStream:
         closed: Callable[[], None] | None = None,
     ) -> None:
         """`closed`: called by `aclose`, for a generator that was never started does nothing when closed."""
+        if not hasattr(chunks, "__anext__"):
+            raise TypeError(f"chunks are an async iterator, not {chunks!r}")
         self._chunks = chunks
         self._closed = closed
         self._headers = headers
@@ -45,6 +47,8 @@ class CachedStream:
 
     @classmethod
     def replay(cls, chunks: Iterable[bytes], headers: dict[str, str]) -> Self:
+        if isinstance(chunks, str | bytes) or not hasattr(chunks, "__iter__"):
+            raise TypeError(f"chunks are several, each of them bytes; not {chunks!r}")
         return cls(_each(chunks), headers)
 
     def headers(self) -> dict[str, str]:

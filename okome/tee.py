@@ -3,18 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from okome.envelope import as_bytes
+
 _AHEAD = 256 * 1024  # bytes the source may be ahead of the slowest reader once nothing is kept any more
-
-
-def as_bytes(chunk: object) -> bytes:
-    """A chunk as everybody gets it, from the source or from Redis. TypeError for what is no bytes: text would have
-    to be encoded, and bytes() makes so many zeros of a number.
-    """
-    if isinstance(chunk, bytes):
-        return chunk
-    if isinstance(chunk, bytearray | memoryview):
-        return bytes(chunk)
-    raise TypeError(f"a stream's chunks are bytes, not {type(chunk).__name__}")
 
 
 class Tee:
@@ -58,7 +49,7 @@ class Tee:
         self._done, self._error = False, None
         try:
             async for chunk in source:
-                self._chunks.append(as_bytes(chunk))
+                self._chunks.append(as_bytes("a stream's chunk", chunk))
                 self._bytes += len(chunk)
                 if not self.begun:
                     self.first.set_result(None)

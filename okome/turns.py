@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
+from okome.envelope import as_bytes
 from okome.errors import ComputeCancelledError, OverloadedError
 from okome.policy import CachePolicy
-from okome.tee import as_bytes
 
 
 class Turns:
@@ -54,7 +54,7 @@ class Turns:
         try:
             async with self.if_needed():
                 async for chunk in source:
-                    yield as_bytes(chunk)
+                    yield as_bytes("a stream's chunk", chunk)
         finally:
             close = getattr(source, "aclose", None)
             if close is not None:

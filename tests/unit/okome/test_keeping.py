@@ -198,7 +198,7 @@ async def test_a_streams_chunks_are_bytes_wherever_they_come_from(
             assert ({type(chunk) for chunk in found}, found) == ({bytes}, [b"a", b"b", b"c"])
             await settled(cache)
         for wrong in ("text", 5):
-            with pytest.raises(TypeError, match=r"chunks are bytes, not (str|int)"):
+            with pytest.raises(TypeError, match=r"chunk is bytes, not (str|int)"):
                 await cache.stream(f"{wrong}", of(wrong), complete=bool, directives=directives)
 
 
