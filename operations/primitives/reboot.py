@@ -18,6 +18,8 @@ from operations.primitives.ask import ask
 
 # A file in RAM, gone after a boot. An uptime would be the machine's where the node is a container.
 MARK = "/run/okome-before-reboot"
+# s, for one connection and its answer
+ANSWER = 20
 
 
 def steps(reason: str | None, patience: int) -> tuple[StringCommand | FunctionCommand, ...]:
@@ -57,7 +59,7 @@ def _wait(state: State, host: Host, patience: int) -> bool:
     while time.monotonic() < deadline:
         gevent.sleep(1)
         try:
-            with gevent.Timeout(20, TimeoutError("no answer")):
+            with gevent.Timeout(ANSWER, TimeoutError):
                 host.disconnect()
                 host.connect(show_errors=False, raise_exceptions=True)
                 up, _ = ask(host, StringCommand(f"! test -e {MARK}"))

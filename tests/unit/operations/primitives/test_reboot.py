@@ -1,13 +1,17 @@
 """When a node is rebooted, and when it is taken for back."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
+from pyinfra import logger
 from pyinfra.api import StringCommand
 from pyinfra.api.command import FunctionCommand
 from pyinfra.api.exceptions import ConnectError
 
+from facts.units import FailedUnits
 from operations.primitives import reboot
 
 
@@ -23,48 +27,82 @@ def test_a_reboot_is_marked_told_and_waited_for() -> None:
         "touch /run/okome-before-reboot && systemd-run --quiet --on-active=1 systemctl reboot"
     )
     assert isinstance(wait, FunctionCommand)
-    assert (wait.function, wait.args) == (reboot._wait, (300,))
+    assert (wait.function, wait.args, wait.kwargs) == (reboot._wait, (300,), {})
+
+
+class Node:
+    """One that answers what it is told to, the last for ever; a second passes before each try."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+        self.answers, self.seconds, self.said = answers.split(), 0.0, list[str]()
+        self.sleep = gevent.sleep
+        monkeypatch.setattr(reboot, "ask", self.ask)
+        monkeypatch.setattr(reboot, "time", SimpleNamespace(monotonic=lambda: self.seconds))
+        monkeypatch.setattr("gevent.sleep", self.passes)
+
+    def passes(self, seconds: float) -> None:
+        self.seconds += seconds
+        if self.seconds > 1 and len(self.answers) > 1:
+            self.answers.pop(0)
+
+    def disconnect(self) -> None:
+        """Whatever it was."""
+
+    def connect(self, *, show_errors: bool = True, raise_exceptions: bool = False) -> None:
+        """As pyinfra's: an error is printed and forgotten by default."""
+        if self.answers[0] == "silent":
+            self.sleep(60)
+        if self.answers[0] == "away":
+            self.said += ["no route to it"] * show_errors
+            if raise_exceptions:
+                raise ConnectError("no route to it")
+
+    def ask(self, host: "Node", command: StringCommand) -> tuple[bool, None]:
+        assert host is self
+        assert command.get_raw_value() == "! test -e /run/okome-before-reboot"
+        # Whoever failed to connect asks over the connection that is not there, which pyinfra takes for a mistake.
+        assert self.answers[0] in ("still", "back")
+        return self.answers[0] == "back", None
+
+    def log_styled(self, text: str, *, fg: str, log_func: Callable[..., None]) -> None:
+        assert (fg, log_func) == ("red", logger.error)
+        self.said.append(text)
 
 
 @pytest.mark.parametrize(
-    ("answers", "patience", "back"),
+    ("answers", "patience", "takes", "back"),
     [
-        ("still away away back", 300, True),
-        ("back", 300, True),
-        ("still", 1, False),
-        ("away", 1, False),
+        ("still away silent back", 300, 4, True),
+        ("back", 300, 1, True),
+        ("still", 2, 2, False),
+        ("away", 2, 2, False),
+        ("silent", 2, 2, False),
     ],
 )
 def test_a_node_is_back_when_it_answers_without_the_mark(
-    monkeypatch: pytest.MonkeyPatch, answers: str, patience: int, back: bool
+    monkeypatch: pytest.MonkeyPatch, answers: str, patience: int, takes: int, back: bool
 ) -> None:
-    """The last of `answers` is what it says for ever; each takes a second."""
-    left, now, said = answers.split(), [0.0], list[str]()
-
-    def connect(**_: object) -> None:
-        if left[0] == "away":
-            raise ConnectError("no route to it")
-
-    def ask(_host: object, command: StringCommand) -> tuple[bool, None]:
-        assert command.get_raw_value() == "! test -e /run/okome-before-reboot"
-        return left[0] == "back", None
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-        if now[0] > 1 and len(left) > 1:
-            left.pop(0)
-
-    node: Any = SimpleNamespace(connect=connect, disconnect=lambda: None)
-    node.log_styled = lambda text, **_: said.append(text)
+    node: Any = Node(monkeypatch, answers)
     state: Any = None
-    monkeypatch.setattr(reboot, "ask", ask)
-    monkeypatch.setattr(reboot, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("gevent.sleep", sleep)
+    monkeypatch.setattr(reboot, "ANSWER", 0.01)
     assert reboot._wait(state, node, patience) == back
-    assert (left[1:], said) == (
-        [],
-        [] if back else [f"it did not come back within {patience} s of its reboot"],
-    )
+    assert (node.answers[1:], node.seconds) == ([], takes)
+    assert node.said == ([] if back else [f"it did not come back within {patience} s of its reboot"])
+
+
+@pytest.mark.parametrize("failed", [[], ["a.service", "b.mount"]])
+def test_units_that_have_failed_fail_the_node_by_name(
+    monkeypatch: pytest.MonkeyPatch, failed: list[str]
+) -> None:
+    node: Any = Node(monkeypatch, "back")
+    noops = list[str]()
+    node.get_fact, node.noop = {FailedUnits: failed}.__getitem__, noops.append
+    monkeypatch.setattr(reboot, "host", node)
+    commands = list(reboot.no_failed_units._inner())
+    state: Any = None
+    assert [command.function(state, node, *command.args) for command in commands] == [False] * bool(failed)
+    assert node.said == ["units have failed: a.service, b.mount"] * bool(failed)
+    assert noops == ["no unit has failed"] * (not failed)
 
 
 @pytest.mark.parametrize("reason", [None, "/run/reboot-required exists"])
