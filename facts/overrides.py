@@ -26,6 +26,9 @@ FOLDERS = (
 TMPFILES = tuple(f"{root}/tmpfiles.d" for root in ("/etc", "/run", "/usr/local/lib"))  # noqa: S108 - no such
 LOGROTATE = ("/etc/logrotate.d", "/etc/logrotate.conf")
 APT = ("/etc/apt/apt.conf.d", "/etc/apt/apt.conf")
+NOWHERE = "(a link to nowhere)\n"
+CLOUD_INIT = "/etc/cloud/cloud.cfg.d"
+CLOUD_INIT_KEYS = ("preserve_hostname", "cloud_init_modules")
 
 
 def parse(output: list[str]) -> dict[str, str]:
@@ -44,7 +47,10 @@ def parse(output: list[str]) -> dict[str, str]:
 class Overrides(Answer[Mapping[str, str]]):
     """Path → text of every file that may have a say, ours among them; and of the packages' own files of `units`.
 
-    Of a unit file that stands in for a package's, or is a link to somewhere, only the path; masks are left out.
+    Of a unit file that stands in for a package's, or is a link to somewhere, only the path; of masks, those that
+    `systemctl unmask` leaves. Of a link to /dev/null (it hides others of its name), only the path; of one that leads
+    nowhere, NOWHERE.
+    Of cloud-init's files, which hold what is nobody's business, the lines that name CLOUD_INIT_KEYS.
 
     **Example:**
 
@@ -58,17 +64,28 @@ class Overrides(Answer[Mapping[str, str]]):
         own = " ".join(shlex.quote(f"{VENDOR}/{unit}") for unit in units)
         folders = " ".join(f"{folder}/*.conf" for folder in (*FOLDERS, *TMPFILES))
         return rf"""
+            told='s/^/ /'
             show() {{
-                for file; do test ! -f "$file" || {{ echo "$file"; sed 's/^/ /' -- "$file"; }}; done
+                for file; do
+                    if test -f "$file"; then echo "$file"; sed -E "$told" -- "$file"
+                    elif test -e "$file"; then test -d "$file" || echo "$file"
+                    elif test -L "$file"; then echo "$file"; echo ' {NOWHERE.strip()}'; fi
+                done
             }}
             for root in {roots}; do
                 show "$root"/*.d/*.conf
                 for file in "$root"/*.*; do
-                    test -f "$file" || continue
-                    case $(readlink -f -- "$file") in /usr/lib/* | /lib/* | /dev/*) ;; *) echo "$file" ;; esac
+                    test -L "$file" || test -e "$file" || continue
+                    ! test -d "$file" || continue
+                    case $root=$(readlink -f -- "$file") in
+                        *=/usr/lib/* | *=/lib/* | /etc/systemd/system=/dev/null | /run/systemd/system=/dev/null) ;;
+                        *) echo "$file" ;;
+                    esac
                 done
             done
             show {own} {folders} {APT[0]}/* {APT[1]} {LOGROTATE[0]}/* {LOGROTATE[1]}
+            told='/{"|".join(CLOUD_INIT_KEYS)}/!s/.*//; s/^/ /'
+            show {CLOUD_INIT}/*.cfg
         """
 
     @staticmethod

@@ -8,11 +8,11 @@ from facts.config_txt import ConfigTxt, ConfigTxtState
 from facts.fstab import Fstab
 from facts.identity import Identity
 from facts.machine import Machine
-from operations.primitives.address import static_address
+from operations.primitives.address import ADDRESS, static_address
 from operations.primitives.clock import clock, is_wrong
-from operations.primitives.config_set import config_set
+from operations.primitives.config_set import ConfigSet, config_set
 from operations.primitives.kept_aside import kept_aside
-from operations.primitives.overrides import prevailing
+from operations.primitives.overrides import giving_way, prevailing
 from operations.primitives.packages import packages
 from operations.primitives.preflight import seen
 from operations.primitives.sysctl import sysctl
@@ -29,6 +29,8 @@ from operations.services.kernel import SYSCTL
 @deploy("Foundation")
 def foundation() -> None:
     machine = seen(Machine, _sudo=False)
+    if others := giving_way(ADDRESS.files):
+        config_set(name="Nobody else says how a change of the address is undone", config=ConfigSet(others))
     static_address(
         name="Static address",
         address=f"{host.data.address}/{host.data.lan_prefix_length}",
@@ -37,6 +39,7 @@ def foundation() -> None:
         confirm_seconds=host.data.address_confirm_seconds,
         interface=host.data.lan_interface,
     )
+    unit(name="What is not confirmed is undone at boot", unit=ADDRESS.unit, running=None)
 
     hostname = host.name.upper()
     identity = seen(Identity)

@@ -7,11 +7,13 @@ from facts.identity import Identity
 from facts.machine import Machine
 from facts.several import Question
 from operations.primitives import overrides
+from operations.primitives.address import ADDRESS
 from operations.primitives.config_set import host_data
 from operations.primitives.preflight import Look, look, refuse, seen
 from operations.primitives.secret import missing
 from operations.services import (
     address,
+    cloud_init,
     exporters,
     fstab,
     machine,
@@ -39,7 +41,8 @@ def preflight(*roles: str) -> None:
         Look((Question(Identity), Question(ConfigTxt))),
         address.look(data),
         fstab.look(data),
-        overrides.look(data, APT, JOURNALD, SYSCTL),
+        cloud_init.look(),
+        overrides.look(data, ADDRESS.files, APT, JOURNALD, SYSCTL),
     ]
     if "backends" in roles:
         looks += [

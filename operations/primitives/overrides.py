@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from pyinfra import host, logger
 
-from facts.overrides import APT, FOLDERS, SYSTEM, VENDOR, Overrides
+from facts.overrides import APT, FOLDERS, NOWHERE, SYSTEM, VENDOR, Overrides
 from facts.several import Question
 from operations.primitives.config_set import TEMPLATES, ConfigFile, ConfigSet, host_data, rendered
 from operations.primitives.kept_aside import REPLACED, kept_aside
@@ -143,11 +143,15 @@ def _over_unit(
         own = folder in own_folders
         if root not in SYSTEM or not (own or folder in _shared_folders(unit)):
             continue
+        if any(f"{earlier}/{folder}/{place.name}" in found for earlier in SYSTEM[: SYSTEM.index(root)]):
+            continue  # its owner's other file of that name is read instead
         if place.name == name and not whole:
             # Two files with one name: the one in the earlier folder is read, and the other is not.
             if SYSTEM.index(root) < SYSTEM.index(OURS) and own:
                 yield Override(other, 0, f"stands in for {path}", own)
             continue
+        if theirs == NOWHERE:
+            yield Override(other, 0, f"leads nowhere, which {unit} would have to be told of for ever", own)
         known = set() if of_package is None and not own else of_package
         for one in _against(theirs, text, known, later=whole or place.name > name):
             yield Override(other, one.line, f"sets {one.key} of {unit}", own)
@@ -162,6 +166,10 @@ def _over_folder(found: Mapping[str, str], path: str, text: str) -> Iterator[Ove
     for other, theirs in found.items():
         place = PurePosixPath(other)
         if str(place.parent) not in siblings or place.name <= ours.name:
+            continue
+        if any(
+            f"{earlier}/{place.name}" in found for earlier in siblings[: siblings.index(str(place.parent))]
+        ):
             continue
         for one in settings(theirs):
             pattern = kernel_key(one.key) if kernel else one.key
@@ -215,16 +223,16 @@ def look(data: Mapping[str, object], *sets: ConfigSet, aliases: tuple[str, ...] 
 
     def findings(found: Mapping[str, str]) -> list[str]:
         strange = [one for config in sets for one in _won_by(found, config, data, aliases) if not one.own]
-        return [
-            f"{one} over ours, and says more than that: take it out, or give the file a name that sorts before ours"
-            for one in strange
-        ]
+        more = (
+            "over ours, and says more than that: take it out, or give the file a name that sorts before ours"
+        )
+        return [f"{one} {more}" if one.line else f"{one}: remove it" for one in strange]
 
     return Look((Question(Overrides, {"units": UNITS}),), findings)
 
 
-def prevailing(config: ConfigSet, aliases: tuple[str, ...] = ()) -> ConfigSet:
-    """The set with what wins over it, and is about the same only, as absent: a copy is kept, and the operator told.
+def giving_way(config: ConfigSet, aliases: tuple[str, ...] = ()) -> tuple[ConfigFile, ...]:
+    """What wins over the set, and is about the same only, as absent: a copy is kept, and the operator told.
 
     What is about others too is for `look` to say.
     """
@@ -234,4 +242,9 @@ def prevailing(config: ConfigSet, aliases: tuple[str, ...] = ()) -> ConfigSet:
         logger.warning(f"{host.print_prefix}{one}: it gives way, with a copy below {REPLACED}")
     if gone:
         kept_aside(name="Copies of settings that give way", paths=tuple(gone))
-    return replace(config, files=config.files + tuple(ConfigFile(path, absent=True) for path in gone))
+    return tuple(ConfigFile(path, absent=True) for path in gone)
+
+
+def prevailing(config: ConfigSet, aliases: tuple[str, ...] = ()) -> ConfigSet:
+    """The set, and what gives way to it."""
+    return replace(config, files=config.files + giving_way(config, aliases))

@@ -199,7 +199,8 @@ def steps(
 
     found: list[Step] = [Check(one) for one in applied if one.check]
     if state.load == "masked":
-        found.append(Systemctl("unmask"))
+        # Each leaves the other's mask; systemd names the one that wins, and there may be both.
+        found += (Systemctl("unmask"), Systemctl("unmask --runtime"))
     # systemd itself does not notice the first drop-in of a unit: NeedDaemonReload stays "no".
     of_systemd = any(path.startswith("/etc/systemd/system/") for one in applied for path in one.paths)
     if state.need_daemon_reload or of_systemd:

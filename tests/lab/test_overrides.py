@@ -19,6 +19,8 @@ Restart=no
 # About more than what is ours: not ours to remove.
 SHARED = {
     f"{ETC}/service.d/zzz.conf": "[Service]\nRestart=no\n",
+    "/run/systemd/system/redis-.service.d/zzz.conf": "[Service]\nMemoryMax=1G\n",
+    "/etc/cloud/cloud.cfg.d/zzz.cfg": "# ours?\npreserve_hostname: false\n",
     "/etc/sysctl.d/zzz.conf": "# ours?\nnet/core/somaxconn = 128\n",
     "/etc/apt/apt.conf": 'DPkg::Lock::Timeout "1";\n',
 }
@@ -69,6 +71,8 @@ def finished(lab: Lab, bare: str, refused: str) -> Lab:
 
 def test_what_is_about_others_too_is_named_all_at_once(refused: str) -> None:
     assert f"{ETC}/service.d/zzz.conf:2 sets Restart of redis-server.service over ours" in refused
+    assert "/run/systemd/system/redis-.service.d/zzz.conf:2 sets MemoryMax of redis-server" in refused
+    assert "/etc/cloud/cloud.cfg.d/zzz.cfg:2 sets preserve_hostname over ours" in refused
     assert "/etc/sysctl.d/zzz.conf:2 sets net/core/somaxconn" in refused
     assert "/etc/apt/apt.conf:1 says 'DPkg::Lock::Timeout \"1\";'" in refused
     assert "Traceback" not in refused
@@ -117,6 +121,47 @@ def test_so_does_a_unit_of_their_own_and_what_the_running_systemd_was_told(finis
     )
     assert_runs_ours(finished)
     assert "50-CPUWeight.conf" in finished.execute("ls", "/run/systemd/system.control/redis-server.service.d")
+    assert_no_change(finished.deploy())
+
+
+# Each hides or changes a file of ours; what is undone is seen by systemd at the end.
+HIDDEN = f"""
+mkdir -p /etc/systemd/system.control/redis-server.service.d {ETC}/okome-address-revert.service.d
+ln -s /dev/null /etc/systemd/system.control/redis-server.service.d/zz-okome.conf
+printf '[Service]\\nExecStart=\\nExecStart=true\\n' > {ETC}/okome-address-revert.service.d/override.conf
+ln -s /dev/null /etc/systemd/system.control/okome-address-revert.service
+ln -s /nowhere {DROP_INS}/zzz.conf
+systemctl daemon-reload
+systemctl restart redis-server || true
+"""
+
+
+def test_what_hides_ours_gives_way(finished: Lab) -> None:
+    finished.execute("sh", "-ec", HIDDEN)
+    run = finished.deploy()
+    assert (run.status, run.errors) == (0, 0), run.output
+    control = "/etc/systemd/system.control"
+    for path in (
+        f"{control}/redis-server.service.d/zz-okome.conf stands in for {DROP_INS}/zz-okome.conf",
+        f"{control}/okome-address-revert.service stands in for okome-address-revert.service",
+        f"{DROP_INS}/zzz.conf leads nowhere",
+        f"{ETC}/okome-address-revert.service.d/override.conf:2 sets ExecStart of okome-address-revert.service",
+    ):
+        assert path in run.output
+    assert_runs_ours(finished)
+    assert_no_change(finished.deploy())
+    finished.verify()
+
+
+@pytest.mark.parametrize("how", [("mask", "--runtime"), ("mask",)])
+def test_a_mask_is_taken_away_wherever_it_stands(finished: Lab, how: tuple[str, ...]) -> None:
+    finished.execute("systemctl", *how, "--now", "redis-server", "logrotate.timer")
+    run = finished.deploy()
+    assert (run.status, run.errors) == (0, 0), run.output
+    assert finished.execute("systemctl", "is-active", "redis-server", "logrotate.timer").split() == [
+        "active",
+        "active",
+    ]
     assert_no_change(finished.deploy())
 
 

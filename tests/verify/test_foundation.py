@@ -38,6 +38,30 @@ def test_address_is_static_and_the_only_one(node: Host) -> None:
 def test_no_change_of_the_address_is_pending(node: Host) -> None:
     assert not node.file("/var/lib/okome/address/pending").exists
     assert node.service("okome-address-revert").is_enabled
+    found = node.service("okome-address-revert").systemd_properties
+    assert found["FragmentPath"] == "/etc/systemd/system/okome-address-revert.service"
+    assert found["NeedDaemonReload"] == "no"
+    own = "okome-address-revert.service.d"
+    assert not [path for path in found.get("DropInPaths", "").split() if own in path]
+
+
+# What cloud-init itself makes of all its files.
+CLOUD_INIT = """
+from cloudinit.stages import Init
+init = Init(ds_deps=[])
+init.read_cfg()
+print(init.cfg.get("preserve_hostname"), *init.cfg.get("cloud_init_modules", ()))
+"""
+
+
+def test_cloud_init_leaves_the_name_alone(node: Host) -> None:
+    if not node.exists("cloud-init"):
+        return  # only an image that it made has it
+    preserve, *modules = node.check_output("python3 -c %s", CLOUD_INIT).split()
+    assert preserve == "True"
+    assert not {"set_hostname", "update_hostname", "update_etc_hosts"} & {
+        one.replace("-", "_") for one in modules
+    }
 
 
 def test_apt_keeps_configuration_files(node: Host) -> None:

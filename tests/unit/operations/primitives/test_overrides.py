@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 import operations.primitives.overrides as module
-from facts.overrides import VENDOR, parse
+from facts.overrides import NOWHERE, VENDOR, parse
 from operations.primitives.config_set import ConfigFile
 from operations.primitives.managed import MARK
 from operations.primitives.overrides import Setting, look, overriding, prevailing, settings
@@ -148,6 +148,25 @@ def test_what_is_hidden_or_about_something_else_does_not_win(path: str) -> None:
     assert wins(path, "[Service]\nExecStart=/x\nRestart=no\n") == []
 
 
+@pytest.mark.parametrize("folder", [f"{UNIT}.d", "service.d"])
+def test_what_its_owner_hides_behind_another_of_its_name_is_not_read(folder: str) -> None:
+    """As a link to /dev/null does."""
+    later = f"/run/systemd/system/{folder}/zzz.conf"
+    assert wins(later, "[Service]\nRestart=no\n") != []
+    assert wins(later, "[Service]\nRestart=no\n", {**PACKAGED, f"{ETC}/{folder}/zzz.conf": ""}) == []
+
+
+def test_a_link_to_nowhere_goes_or_is_named() -> None:
+    """systemd takes a unit for changed as long as there is one."""
+    told = f"leads nowhere, which {UNIT} would have to be told of for ever"
+    for folder, own in ((f"{UNIT}.d", True), ("service.d", False)):
+        path = f"{ETC}/{folder}/a.conf"
+        assert wins(path, NOWHERE) == [(f"{path} {told}", own)]
+    path = f"{ETC}/service.d/a.conf"
+    looked = look({"redis_port": 1}, redis.SERVICE, aliases=redis.ALIASES)
+    assert looked.findings({path: NOWHERE}) == [f"{path} {told}: remove it"]
+
+
 def test_over_a_unit_of_our_own_any_drop_in_wins() -> None:
     whole = {f"{ETC}/okome-probe.service": "[Service]\nRestart=always\n"}
     path = f"{ETC}/okome-probe.service.d/a.conf"
@@ -169,6 +188,9 @@ def test_the_journal_is_kept_where_the_last_name_says() -> None:
         ((one),) = overriding({path: persistent}, JOURNALD)
         assert (str(one), one.own) == (f"{path}:2 sets Storage", True)
         assert overriding({path: "[Journal]\nAudit=no\n"}, JOURNALD) == ()
+    hidden = {"/usr/lib/systemd/journald.conf.d/zzz.conf": persistent}
+    assert overriding({"/etc/systemd/journald.conf.d/zzz.conf": ""} | hidden, JOURNALD) == ()
+    assert overriding({"/etc/sysctl.d/zzz.conf": ""} | hidden, JOURNALD) != ()
 
 
 KERNEL = {"/etc/sysctl.d/zz-okome.conf": "net.core.somaxconn = 4096\nnet.ipv4.conf.eth0/1.rp_filter = 1\n"}

@@ -51,6 +51,7 @@ RESTART = (Tell("restart", (*DROP_IN.paths, "/etc/x/c")), TOLD["restart"], TOLD[
 RELOAD = (Tell("reload", ("/etc/x/c",)), TOLD["reload"])
 CHECKS = (Check(DROP_IN), Check(CONFIGURATION))
 DAEMON = Systemctl("daemon-reload")
+UNMASK = (Systemctl("unmask"), Systemctl("unmask --runtime"))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ STOPPED: dict[str, Any] = {"active": "inactive", "stamps": BOTH}
         (
             STOPPED | {"file": "masked", "load": "masked"},
             {},
-            (*CHECKS, Systemctl("unmask"), DAEMON, Systemctl("enable"), *RESTART),
+            (*CHECKS, *UNMASK, DAEMON, Systemctl("enable"), *RESTART),
         ),
         # Somebody is at work: at most a reload, and nothing that says it was restarted.
         ({}, BUSY, (*CHECKS, DAEMON, Unless("open?", RESTART, RELOAD))),
@@ -151,7 +152,7 @@ def test_what_is_done_and_in_which_order(
         ({"file": "disabled"}, {"enabled": None}, ()),
         ({"file": "disabled"}, {"enabled": False}, ()),
         ({}, {"enabled": False}, (Systemctl("disable"),)),
-        ({"load": "masked", "file": "masked"}, {"enabled": None}, (Systemctl("unmask"),)),
+        ({"load": "masked", "file": "masked"}, {"enabled": None}, UNMASK),
         ({}, {"running": False}, (Systemctl("stop"),)),
         ({"active": "activating"}, {"running": False}, (Systemctl("stop"),)),
         ({"active": "failed"}, {"running": False}, ()),
