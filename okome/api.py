@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
@@ -42,12 +42,14 @@ from okome import (
     key_of,
     openai,
 )
+from okome.budget import Mode
 from okome.headers import Quota, rate_limit_headers
 from okome.keys import digest
 from okome.openai import ApiError, ChatRequest
 
 MAX_BODY = 1024 * 1024  # bytes of a request
 LARGE = 64 * 1024  # bytes of a request above which to read it and to make its key leaves the event loop alone
+HEALTH = 0.1  # s for which /health waits for what it asks; CN00's probe has 0.3 s in all
 HUNG_UP = 499  # as nginx calls it; nobody is left to read it
 _USERS = 4096  # of whom it is known what the budgets said last
 
@@ -71,6 +73,19 @@ class Counts(Collector):
         family = CounterMetricFamily(self._name, self._text, labels=["event"])
         for event, count in sorted(self._counts.items()):
             family.add_metric([event], count)
+        yield family
+
+
+class _Modes(Collector):
+    """Who decides over the budgets now: 1 for one mode, 0 for the others."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily("okome_budget_mode", "Who decides over the budgets.", labels=["mode"])
+        for mode in Mode:
+            family.add_metric([mode], mode is self._budgets.mode)
         yield family
 
 
@@ -132,6 +147,7 @@ class Planner:
         self._registry = CollectorRegistry()
         self._registry.register(Counts("okome_cache", "What the cache did.", cache.counts))
         self._registry.register(Counts("okome_budget", "What the budgets did.", budgets.counts))
+        self._registry.register(_Modes(budgets))
         self._registry.register(Counts("okome_gpu", "What reached the GPU.", source.counts))
         self._seconds = Histogram(
             "okome_chat_seconds", "Until the first byte of an answer.", ["cache"], registry=self._registry
@@ -260,8 +276,19 @@ class Planner:
         raise ApiError(404, f"the model {name!r} is not here", param="model", code="model_not_found")
 
     async def health(self, _: Request) -> Response:
-        """Up even without Redis: then everything is computed."""
-        return JSONResponse({"status": "ok", "redis": "ok" if self._cache.available else "unavailable"})
+        """Who decides over the budgets, and what of that is not as it should be. Up (200) as long as anything is
+        answered: without Redis by the ledger, without the ledger what is in the cache. 503 without both.
+        """
+        mode = await self._budgets.look(HEALTH)
+        redis = self._cache.available and self._budgets.redis_available
+        status = {Mode.REDIS: "ok" if redis else "degraded", Mode.REFUSING: "refusing"}.get(mode, "degraded")
+        said = {
+            "status": status,
+            "mode": mode,
+            "redis": "ok" if redis else "unavailable",
+            "ledger": self._budgets.ledger_trouble or "ok",
+        }
+        return JSONResponse(said, 503 if mode is Mode.REFUSING and not redis else 200)
 
     async def asset(self, request: Request) -> Response:
         found = _ASSETS.get(request.path_params["name"])
@@ -275,6 +302,7 @@ class Planner:
         return Response(content, media_type=media_type, headers=headers)
 
     async def metrics(self, _: Request) -> Response:
+        await self._budgets.look(HEALTH)
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

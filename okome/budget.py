@@ -22,7 +22,10 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any, Literal, Self
+
+import msgspec
 
 from okome.admission import Admission
 from okome.arguments import require_name, require_seconds
@@ -43,9 +46,21 @@ log = logging.getLogger(__name__)
 SETTLING = 10.0  # s that closing waits for what is still to be recorded
 
 
+class Mode(StrEnum):
+    """Who decides over what is asked for now."""
+
+    REDIS = "redis"
+    LEDGER = "ledger"  # caps, without Redis; rates by this process's share of them
+    SHARE = "share"  # rates, without Redis; there are no caps
+    REFUSING = "refusing"  # nobody: 503, or without Redis everything of which the ledger would have to know
+
+
 class Budgets:
-    """Rules over one Redis. `on_unavailable`: what rates do without Redis: "share" lets each process give out
-    `local_share` of them, "deny" nothing. Hard caps always fail closed.
+    """Rules over one Redis. `on_unavailable`: what happens without Redis. "share" lets each process give out
+    `local_share` of the rates, and hard caps fail closed; "deny" gives out nothing. "ledger" does as "share" with the
+    rates, and decides over hard caps from the ledger: exactly, in one process and in several over one file, where each
+    start is entered only if it fits. What was reserved and has not begun is then known to its own process alone, so
+    that of several some may be told at the start that it does not fit any more.
 
     Use as an async context manager, or call `aclose()` at the end. Hard caps without a ledger are refused on
     a server that evicts. `counts` tells what happened, by name.
@@ -58,7 +73,7 @@ class Budgets:
         rules: Sequence[Rule],
         namespace: str = "default",
         ledger: Ledger | None = None,
-        on_unavailable: Literal["share", "deny"] = "share",
+        on_unavailable: Literal["share", "deny", "ledger"] = "share",
         local_share: float = 0.25,
         lease_ttl: float = 30.0,
         started_ttl: float = 900.0,
@@ -79,8 +94,11 @@ class Budgets:
         ):
             require_seconds(name, seconds)
         require_seconds("breaker", breaker, zero=True)
-        if on_unavailable not in ("share", "deny"):
-            raise ValueError(f"on_unavailable is 'share' or 'deny', not {on_unavailable!r}")
+        if on_unavailable not in ("share", "deny", "ledger"):
+            raise ValueError(f"on_unavailable is 'share', 'deny' or 'ledger', not {on_unavailable!r}")
+        deciding = on_unavailable == "ledger"
+        if deciding and ledger is None:
+            raise ValueError("on_unavailable='ledger' needs a ledger")
         self.counts: Counter[str] = Counter()
         self._clock = clock or Clock()
         self._loop = Loop("these Budgets belong")
@@ -109,12 +127,24 @@ class Budgets:
             self._reseeding,
             self._breaker,
             self._clock,
-            share if on_unavailable == "share" else None,
+            None if on_unavailable == "deny" else share,
+            ledger if deciding else None,
+            lease_ttl,
             self.counts,
         )
         self._settlement = Settlement(
-            self._wire, self._reseeding, ledger, self._breaker, self._clock, self.counts
+            self._wire,
+            self._reseeding,
+            ledger,
+            self._breaker,
+            self._clock,
+            self.counts,
+            deciding=deciding,
         )
+        self._deciding = deciding
+        self._sharing = on_unavailable != "deny"
+        self._asking: asyncio.Task[None] | None = None
+        self._refused = False  # whether Redis, though there, did not decide what it was asked last
         self._checked = False
         self._checking = asyncio.Lock()
 
@@ -171,6 +201,56 @@ class Budgets:
         self._loop.require()
         await self._wire.set_epoch()
 
+    # Who decides
+
+    @property
+    def _unheard(self) -> bool:
+        """A call has failed, and Redis was not heard of since."""
+        return self._breaker.tripped > self._clock.heard
+
+    @property
+    def redis_available(self) -> bool:
+        """When last asked: it answered, and decided."""
+        return not self._unheard and not self._refused
+
+    @property
+    def ledger_trouble(self) -> str | None:
+        """Why the ledger could not be written when last tried, in one sentence."""
+        return None if self._ledger is None else self._ledger.trouble
+
+    @property
+    def mode(self) -> Mode:
+        """How requests are decided, as far as is known; `look` asks."""
+        if self._rules.capped and self.ledger_trouble is not None:
+            return Mode.REFUSING
+        if self.redis_available:
+            return Mode.REDIS
+        if self._deciding:
+            return Mode.LEDGER
+        return Mode.REFUSING if self._rules.capped or not self._sharing else Mode.SHARE
+
+    async def look(self, within: float = 1.0) -> Mode:
+        """The mode; Redis is asked for it first, and a ledger that is in trouble as well, as long as `within` seconds
+        allow. One question at a time, however many want to know.
+        """
+        self._loop.require()
+        await asyncio.wait({self._ask_once()}, timeout=within)
+        return self.mode
+
+    def _ask_once(self) -> asyncio.Task[None]:
+        if self._asking is None or self._asking.done():
+            self._asking = self._tasks.spawn(self._ask())
+        return self._asking
+
+    async def _ask(self) -> None:
+        if not self._breaker.open:
+            try:
+                await self._wire.ask_time()
+            except UNAVAILABLE as error:
+                self._breaker.trip(error)
+        if self._ledger is not None:
+            await self._ledger.look()
+
     def require(self, subject: Mapping[str, str], amounts: Mapping[str, int]) -> None:
         """Raises as `reserve` does for a subject or amounts that it could not take."""
         self._rules.charges(subject, amounts, self._clock.now())
@@ -191,23 +271,33 @@ class Budgets:
         self._loop.require()
         if lease is not None:
             require_name("lease", lease)
-        if not self._checked and not self._breaker.open:
+        without = self._deciding and self._unheard
+        if without:
+            self._ask_once()  # and nobody waits for it
+        elif not self._checked and not self._breaker.open:
             try:
                 await self.check()
             except sqlite3.Error:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger could not be read: nothing is decided without it")
-                return Decision(Outcome.STATE_LOST, retry_after=1.0)
+                return self._explained(Decision(Outcome.STATE_LOST, retry_after=1.0))
         identity, units = lease or uuid.uuid4().hex, tuple(amounts)
 
         def charges() -> tuple[Charge, ...]:
             return self._rules.charges(subject, amounts, self._clock.now())
 
-        if self._checked and not self._breaker.open:
+        if self._checked and not without and not self._breaker.open:
             decision = await self._admission.by_redis(identity, units, charges, len(self._rules))
+            self._refused = decision is None and not self._unheard
             if decision is not None:
-                return decision
-        return self._admission.without_redis(identity, units, charges())
+                return self._explained(decision)
+        return self._explained(await self._admission.without_redis(identity, units, charges()))
+
+    def _explained(self, decision: Decision) -> Decision:
+        """With the reason why nobody knows, if the ledger is one."""
+        if decision.outcome not in (Outcome.STATE_LOST, Outcome.UNAVAILABLE) or self.ledger_trouble is None:
+            return decision
+        return msgspec.structs.replace(decision, reason=self.ledger_trouble)
 
     async def start(self, lease: Lease) -> bool:
         """The work begins: from now on an expired lease is charged. Durable when it returns, if there is a

@@ -17,7 +17,7 @@ from okome.client import require_fit
 from okome.connection import Clock, Line, Script
 from okome.decision import mark_of
 from okome.keys import Keyspace, digest
-from okome.ledger import Account
+from okome.ledger_file import Account
 from okome.rules import Charge
 
 _PACK = msgspec.msgpack.Encoder().encode
@@ -83,6 +83,11 @@ class Wire:
 
     async def sync_clock(self) -> None:
         await self._clock.sync(self._line, self._timeout)
+
+    async def ask_time(self) -> None:
+        """Whether it is there: the time is asked for, though it is known."""
+        async with asyncio.timeout(self._timeout):
+            await self._clock.ask(self._line)
 
     # Deciding
 

@@ -134,9 +134,11 @@ class Clock:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.monotonic = monotonic
-        self._offset = 0.0
+        self._offset = time.time() - monotonic()  # until Redis has told: this host's own clock
         self._round_trip = 0.0
         self._sampled = float("-inf")
+        self.heard = float("-inf")
+        """Monotonic: when an answer last came."""
         self._syncing = asyncio.Lock()
 
     @property
@@ -149,7 +151,7 @@ class Clock:
 
     def observe(self, sent: float, seconds: int, microseconds: int) -> None:
         """TIME came back as (seconds, microseconds) for what was sent at `sent` (monotonic)."""
-        received = self.monotonic()
+        received = self.heard = self.monotonic()
         round_trip = received - sent
         offset = seconds + microseconds / 1e6 - (sent + received) / 2
         # Further apart than both errors allow: the server's clock was set, or it is another server.
@@ -160,11 +162,13 @@ class Clock:
     async def sync(self, redis: Any, within: float) -> None:
         """Ask for the time, once for all who want to know. Raises what UNAVAILABLE lists."""
         async with asyncio.timeout(within), self._syncing:
-            if self.known:
-                return
-            sent = self.monotonic()
-            seconds, microseconds = (int(part) for part in await redis.execute_command("TIME"))
-            self.observe(sent, seconds, microseconds)
+            if not self.known:
+                await self.ask(redis)
+
+    async def ask(self, redis: Any) -> None:
+        sent = self.monotonic()
+        seconds, microseconds = (int(part) for part in await redis.execute_command("TIME"))
+        self.observe(sent, seconds, microseconds)
 
 
 class Breaker:
@@ -185,6 +189,8 @@ class Breaker:
         self._tasks = tasks
         self._reconnect = reconnect
         self._open_until = float("-inf")
+        self.tripped = float("-inf")
+        """Monotonic: when a call failed last."""
         self._quiet_until = float("-inf")
         self._stays_until = float("-inf")
         self._reconnecting: asyncio.Task[None] | None = None
@@ -203,7 +209,8 @@ class Breaker:
             return
         if not self.open:
             log.warning("Redis is unavailable (%s): going on without it", type(error).__name__)
-        self._open_until = self._monotonic() + self._pause
+        self.tripped = self._monotonic()
+        self._open_until = self.tripped + self._pause
 
     def _move(self) -> None:
         under_way = self._reconnecting is not None and not self._reconnecting.done()

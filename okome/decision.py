@@ -13,7 +13,7 @@ from okome.rules import Charge
 class Outcome(StrEnum):
     ALLOWED = "allowed"
     DENIED = "denied"  # over a limit: 429
-    UNAVAILABLE = "unavailable"  # Redis can't be reached, and a hard cap would have to be guessed: 503
+    UNAVAILABLE = "unavailable"  # Redis or the ledger fails, and a hard cap would have to be guessed: 503
     STATE_LOST = "state_lost"  # Redis lost a counter, and it could not be rebuilt: 503
     SETTLED = "settled"  # a lease of this id for the same was committed or refunded already: 409
 
@@ -42,6 +42,8 @@ class Decision(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     rule: str | None = None
     """The name of the rule that said no, or whose state is lost."""
+    reason: str | None = None
+    """Of a 503, if more is known than that: such as that the ledger's disk is full."""
 
     @property
     def debt(self) -> dict[str, int]:

@@ -1,219 +1,363 @@
-"""The durable record of what was spent: SQLite at the orchestrator, append-only. Redis can be rebuilt from
-it.
+"""The durable record of what was spent: SQLite at the orchestrator, append-only. Redis can be rebuilt from it, and
+while Redis is gone it can decide itself.
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-  id INTEGER PRIMARY KEY,
-  at REAL NOT NULL,             -- seconds since the epoch
-  lease TEXT NOT NULL,          -- digest of its id and of all it is charged to
-  event TEXT NOT NULL CHECK (event IN ('start', 'settle')),
-  counter TEXT NOT NULL,        -- a cap, whom it is for (digest), the period
-  amount INTEGER NOT NULL CHECK (amount >= 0),
-  UNIQUE (lease, event, counter)
-) STRICT;
-CREATE INDEX IF NOT EXISTS entries_by_counter ON entries (counter, lease, event, amount, at);
-CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-"""
+from okome import ledger_file
+from okome.holds import Holds
+from okome.ledger_file import Account, Entered
 
-_INSERT = "INSERT OR IGNORE INTO entries (at, lease, event, counter, amount) VALUES (?, ?, ?, ?, ?)"
+log = logging.getLogger(__name__)
 
-_ENTERED = "SELECT counter, amount FROM entries WHERE lease = ? AND event = ?"
+T = TypeVar("T")
 
-_SPENT = "SELECT coalesce(sum(amount), 0) FROM entries WHERE counter = ? AND event = 'settle'"
+BUSY = 5.0  # s that all who come meanwhile wait together for another process's write
+PAUSE = 1.0  # s until the next one tries, once that was in vain; all others are told at once
+PROBE = 0.05  # s that this one waits
+STALLED = 10.0  # s that anybody waits for the disk
+PRUNE_EVERY = 60.0  # s between looks for what has ended, if there was nothing
+_FULL = 64 * 1024  # bytes; with less than that left a disk is full
 
-_OPEN = """
-SELECT lease, amount, at FROM entries AS started WHERE counter = ? AND event = 'start' AND NOT EXISTS
-  (SELECT 1 FROM entries WHERE counter = started.counter AND lease = started.lease AND event = 'settle')
-"""
-
-# Each counter once: a step of the index from one to the next, however many entries they have.
-_COUNTERS = """
-WITH RECURSIVE each (counter) AS (
-  SELECT min(counter) FROM entries WHERE counter >= :begin AND counter < :end
-  UNION ALL
-  SELECT (SELECT min(counter) FROM entries WHERE counter > each.counter AND counter < :end)
-  FROM each WHERE counter IS NOT NULL
-)
-SELECT counter FROM each WHERE counter IS NOT NULL
-"""
-
-_SETTLED = "SELECT lease, amount, at FROM entries WHERE counter = ? AND event = 'settle' AND at > ?"
-
-BUSY = 5.0  # s that one process waits for another's write
-PAUSE = 1.0  # s for which nobody waits any more, once that was in vain
+# The lower byte says what it is, the rest in which way; https://www.sqlite.org/rescode.html
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BROKEN = {  # the connection is of no use any more: it may hold on to a file that is another one by now
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PROTOCOL,
+}
+_DISK = _LOCKED | _BROKEN | {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}  # of a batch, and not of one in it
+_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """One counter by the book. `open` and `settled`: (lease, amount, at); settled only since the time asked
-    for.
-    """
+class Reserved:
+    """`over`: the charge that does not fit, by its number. `spent`: at each counter by all, with what is held."""
 
-    spent: int
-    open: tuple[tuple[str, int, float], ...]
-    settled: tuple[tuple[str, int, float], ...]
+    said: Entered
+    spent: tuple[int, ...]
+    over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Append:
-    """`done`: whether it is new, and what stands, by counter; set when it is on the disk."""
+    """`done`: what became of it; set when it is on the disk."""
 
-    event: str
     lease: str
-    rows: list[tuple[float, str, str, str, int]]
-    done: "Future[tuple[bool, dict[str, int]]]"
+    rows: int
+    enter: Callable[[sqlite3.Connection], Any]
+    done: "Future[Any]"
 
 
 class Ledger:
     """Several processes of one host may share the file. Every append is on the disk when it returns (WAL,
     FULL). Those that come while another is being written go there together, in one transaction: the disk is waited
-    for once. If it fails, it has failed for all of them. Where another process holds the file for longer than BUSY,
-    it fails for all who came meanwhile too, and for who comes within the next PAUSE.
+    for once. One that can't be entered fails alone.
+
+    Where another process holds the file for longer than BUSY, all who came meanwhile fail; from then on one tries
+    every PAUSE, and all others fail at once. A disk that is full, read-only or fails is tried anew by each, opened
+    anew where that helps, and so taken up again by itself; also if it was in that state at the beginning. `trouble`
+    says what is the matter.
 
     Raises sqlite3.Error where the disk is full, read-only, or locked; RuntimeError in a child of the process that
     opened it: SQLite's connections and this thread do not outlive a fork.
     """
 
     def __init__(self, path: Path | str) -> None:
+        self._path = str(path)
         self._process = os.getpid()
-        self._locked: sqlite3.Error | None = None
-        self._locked_until = float("-inf")  # monotonic
+        self._trouble: str | None = None
+        self._locked_until: float | None = None  # monotonic; None: it is not locked, as far as is known
+        self._probing = False
+        self._looked = float("-inf")  # monotonic
+        self._prune_at = float("-inf")  # monotonic
         self._appends: deque[_Append] = deque()
+        self._holds = Holds()
+        self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
-            self._connection = self._thread.submit(self._open, str(path)).result()
+            self._thread.submit(self._connected).result()
+        except sqlite3.Error as error:
+            if not self._may_pass(error):
+                self._thread.shutdown()
+                raise
+            self._failed(error)
         except BaseException:
             self._thread.shutdown()
             raise
 
-    @staticmethod
-    def _open(path: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
-        deadline = time.monotonic() + BUSY
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.executescript(_SCHEMA)
-            except sqlite3.OperationalError as error:
-                # Switching to WAL does not wait for the busy time when two processes are first at once.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    connection.close()
-                    raise
-                time.sleep(0.01)
-            else:
-                return connection
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing could be written when last tried, in one sentence; None: it could."""
+        return self._trouble
 
-    async def start(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> bool:
-        """Work begins that may cost this much: (counter, amount) each. False if it was said already."""
-        new, _ = await self._append("start", lease, charges, at)
-        return new
+    # What is written
+
+    async def start(
+        self,
+        lease: str,
+        charges: Sequence[tuple[str, int]],
+        at: float,
+        limits: Sequence[int] | None = None,
+    ) -> Entered:
+        """Work begins that may cost this much: (counter, amount) each. `limits`: of the charges in turn; then it is
+        entered only if it fits: with what is settled and started, in all processes.
+        """
+
+        def enter(connection: sqlite3.Connection) -> Entered:
+            return ledger_file.enter_start(connection, lease, charges, at, limits)
+
+        said: Entered = await self._append(_Append(lease, len(charges), enter, Future()), at)
+        return said
 
     async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> dict[str, int]:
         """What it did cost. The first settlement of a lease stands: returns its amounts, by counter."""
-        _, stands = await self._append("settle", lease, charges, at)
+
+        def enter(connection: sqlite3.Connection) -> dict[str, int]:
+            return ledger_file.enter_settlement(connection, lease, charges, at)
+
+        stands: dict[str, int] = await self._append(_Append(lease, len(charges), enter, Future()), at)
         return stands
 
-    async def _append(
-        self, event: str, lease: str, charges: Sequence[tuple[str, int]], at: float
-    ) -> tuple[bool, dict[str, int]]:
-        self._require_own()
-        rows = [(at, lease, event, counter, amount) for counter, amount in charges]
-        append = _Append(event, lease, rows, Future())
-        self._appends.append(append)
-        self._thread.submit(self._write)
-        # Cancelling the caller does not undo what is under way.
-        return await asyncio.shield(asyncio.wrap_future(append.done))
+    async def look(self) -> str | None:
+        """As `trouble`; while there is some, by trying to write, once per PAUSE."""
+        now = time.monotonic()
+        if self._trouble is not None and now >= self._looked + PAUSE:
+            self._looked = now
 
-    def _write(self) -> None:
+            def enter(connection: sqlite3.Connection) -> None:
+                connection.execute(f"PRAGMA user_version = {ledger_file.VERSION}")  # a page to write
+
+            try:
+                await self._append(_Append("", 0, enter, Future()), None)
+            except sqlite3.Error:
+                log.debug("the ledger can't be written", exc_info=True)
+        return self._trouble
+
+    async def _append(self, append: _Append, at: float | None) -> Any:
+        self._require_own()
+        if self._locked_until is not None:
+            if self._probing or time.monotonic() < self._locked_until:
+                raise sqlite3.OperationalError("database is locked: so it was a moment ago")
+            self._probing = True
+        self._appends.append(append)
+        self._thread.submit(self._write, at)
+        # Cancelling the caller does not undo what is under way.
+        waiting = asyncio.shield(asyncio.wrap_future(append.done))
+        try:
+            async with asyncio.timeout(STALLED):
+                return await waiting
+        except TimeoutError:
+            append.done.cancel()  # or it is being written, and will count
+            self._trouble = "the ledger's disk does not answer"
+            raise sqlite3.OperationalError(self._trouble) from None
+
+    def _write(self, at: float | None) -> None:
         """All that is waiting. There is a call for each, so that most of them find nothing left to do."""
         batch = self._waiting()
         if not batch:
             return
-        if self._locked is not None and time.monotonic() < self._locked_until:
-            _fail(batch, self._locked)
-            return
-        self._locked = None
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._connected()
+            connection.execute(
+                f"PRAGMA busy_timeout = {round((BUSY if self._locked_until is None else PROBE) * 1000)}"
+            )
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                found = [self._insert(append) for append in batch]
-                self._connection.execute("COMMIT")
+                entered = [self._entered(connection, append) for append in batch]
+                connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # a full disk ends it by itself
-                    self._connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk ends it by itself
+                    connection.execute("ROLLBACK")
                 raise
         except BaseException as error:  # noqa: BLE001  # each caller's
-            if isinstance(error, sqlite3.Error) and _is_locked(error):
-                self._locked, self._locked_until = error, time.monotonic() + PAUSE
+            self._failed(error)
+            if _code(error) in _LOCKED:  # who came meanwhile has waited for the same
                 batch += self._waiting()
-            _fail(batch, error)
-        else:
-            for append, result in zip(batch, found, strict=True):
+            for append in batch:
+                append.done.set_exception(error)
+            return
+        finally:
+            self._probing = False
+        self._locked_until, self._trouble = None, None
+        for append, (result, wrong) in zip(batch, entered, strict=True):
+            if wrong is None:
+                self._holds.release(append.lease)
                 append.done.set_result(result)
+            else:
+                if not isinstance(wrong, _OWN) and isinstance(wrong, sqlite3.Error):
+                    self._failed(wrong)
+                append.done.set_exception(wrong)
+        if at is not None and time.monotonic() >= self._prune_at:
+            self._prune(at)
+
+    def _entered(
+        self, connection: sqlite3.Connection, append: _Append
+    ) -> tuple[Any, None] | tuple[None, Exception]:
+        """Its result, or what is wrong with it alone."""
+        connection.execute("SAVEPOINT append")
+        try:
+            result = append.enter(connection)
+        except Exception as error:
+            if _code(error) in _DISK or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO append")
+            connection.execute("RELEASE append")
+            return None, error
+        connection.execute("RELEASE append")
+        return result, None
+
+    def _prune(self, at: float) -> None:
+        """Those who wrote have been told. By the clock that is behind: one of the two may be wrong."""
+        try:
+            more = ledger_file.prune(self._connected(), min(at, time.time()))
+        except sqlite3.Error as error:
+            log.warning("the ledger could not be pruned: %s", error)
+            more = False
+        if not more:
+            self._prune_at = time.monotonic() + PRUNE_EVERY
 
     def _waiting(self) -> list[_Append]:
         batch = []
         while self._appends:  # only this thread takes any out
-            batch.append(self._appends.popleft())
+            append = self._appends.popleft()
+            if append.done.set_running_or_notify_cancel():
+                batch.append(append)
         return batch
+
+    # What is read
+
+    async def reserve(self, lease: str, charges: Sequence[tuple[str, int, int]], ttl: float) -> Reserved:
+        """Whether it fits: (counter, amount, limit) each, with what is settled and started in all processes, and what
+        is held in this one. If so it is held until it begins, is settled, or `ttl` seconds have passed.
+        """
+
+        def reserve() -> Reserved:
+            connection, now = self._connected(), time.monotonic()
+            self._holds.expire(now)
+            found = [ledger_file.standing(connection, lease, counter) for counter, _, _ in charges]
+            spent = [
+                one.spent + self._holds.held(counter)
+                for one, (counter, _, _) in zip(found, charges, strict=True)
+            ]
+            if any(one.settled for one in found):
+                return Reserved(Entered.ENDED, tuple(spent))
+            if any(one.started for one in found):
+                return Reserved(Entered.AGAIN, tuple(spent))
+            again = lease in self._holds
+            if not again:
+                for number, (_, amount, limit) in enumerate(charges):
+                    if amount and spent[number] + amount > limit:
+                        return Reserved(Entered.OVER, tuple(spent), number)
+                    spent[number] += amount
+            self._holds.take(lease, {counter: amount for counter, amount, _ in charges}, now + ttl)
+            return Reserved(Entered.AGAIN if again else Entered.NEW, tuple(spent))
+
+        return await self._asked(reserve)
+
+    async def release(self, lease: str) -> None:
+        """What is held for it."""
+        await self._asked(lambda: self._holds.release(lease))
+
+    async def account(self, counter: str, settled_since: float) -> Account:
+        return await self._asked(lambda: ledger_file.account(self._connected(), counter, settled_since))
+
+    async def counters(self, prefix: str) -> list[str]:
+        """Those there are, by the beginning of their names, of periods that are not closed."""
+        return await self._asked(lambda: ledger_file.open_counters(self._connected(), prefix))
+
+    async def _asked(self, question: Callable[[], T]) -> T:
+        self._require_own()
+
+        def ask() -> T:
+            try:
+                return question()
+            except sqlite3.Error as error:
+                self._failed(error)
+                raise
+
+        try:
+            async with asyncio.timeout(STALLED):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        except TimeoutError:
+            self._trouble = "the ledger's disk does not answer"
+            raise sqlite3.OperationalError(self._trouble) from None
+
+    # The connection, of which only the thread knows
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = ledger_file.open_file(self._path, BUSY if self._trouble is None else PROBE)
+        return self._connection
+
+    def _failed(self, error: BaseException) -> None:
+        """Remembers why; and what is broken is opened anew next time."""
+        code = _code(error)
+        if code in _LOCKED:
+            self._locked_until = time.monotonic() + PAUSE
+        if code in _BROKEN and self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+        self._trouble = self._said(error)
+
+    def _said(self, error: BaseException) -> str:
+        code = _code(error)
+        if code in _LOCKED:
+            return "another process holds the ledger's file"
+        if code == sqlite3.SQLITE_FULL:
+            return "the ledger's disk is full"
+        if code == sqlite3.SQLITE_READONLY:
+            return "the ledger's disk is read-only"
+        return self._disk_trouble() or f"the ledger fails: {error}"
+
+    def _disk_trouble(self) -> str | None:
+        """By the disk itself: SQLite does not always tell."""
+        try:
+            disk = os.statvfs(Path(self._path).parent)
+        except OSError as error:
+            return f"the ledger's disk fails: {error.strerror}"
+        if disk.f_flag & os.ST_RDONLY:
+            return "the ledger's disk is read-only"
+        if disk.f_bavail * disk.f_frsize < _FULL:
+            return "the ledger's disk is full"
+        return None
+
+    def _may_pass(self, error: sqlite3.Error) -> bool:
+        """Whether it says nothing against the path: then the file is opened later."""
+        code = _code(error)
+        return code in _DISK - _BROKEN or (
+            code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+            and Path(self._path).parent.is_dir()
+            and self._disk_trouble() is not None
+        )
 
     def _require_own(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("this Ledger belongs to the process that opened it: open it anew after a fork")
 
-    def _insert(self, append: _Append) -> tuple[bool, dict[str, int]]:
-        inserted = self._connection.executemany(_INSERT, append.rows).rowcount
-        stands = self._connection.execute(_ENTERED, (append.lease, append.event)).fetchall()
-        return inserted > 0, dict(stands)
-
-    async def account(self, counter: str, settled_since: float) -> Account:
-        self._require_own()
-
-        def read() -> Account:
-            self._connection.execute("BEGIN")  # one snapshot for the three
-            try:
-                (spent,) = self._connection.execute(_SPENT, (counter,)).fetchone()
-                opened = self._connection.execute(_OPEN, (counter,)).fetchall()
-                settled = self._connection.execute(_SETTLED, (counter, settled_since)).fetchall()
-            finally:
-                self._connection.execute("ROLLBACK")
-            return Account(spent, tuple(opened), tuple(settled))
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
-
-    async def counters(self, prefix: str) -> list[str]:
-        """Those there are, by the beginning of their names."""
-        self._require_own()
-        bounds = {"begin": prefix, "end": prefix[:-1] + chr(ord(prefix[-1]) + 1)}
-
-        def read() -> list[str]:
-            return [counter for (counter,) in self._connection.execute(_COUNTERS, bounds)]
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
-
     def close(self) -> None:
-        self._thread.submit(self._connection.close).result()
+        self._require_own()
+
+        def close() -> None:
+            if self._connection is not None:
+                self._connection.close()
+
+        self._thread.submit(close).result()
         self._thread.shutdown()
 
 
-def _fail(batch: list[_Append], error: BaseException) -> None:
-    for append in batch:
-        append.done.set_exception(error)
-
-
-def _is_locked(error: sqlite3.Error) -> bool:
-    # The lower byte says what it is, the rest in which way; https://www.sqlite.org/rescode.html
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

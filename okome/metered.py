@@ -33,7 +33,8 @@ class OverBudgetError(CallerError):
         if not isinstance(decision, Decision):
             raise TypeError(f"decision is what Budgets.reserve said, not {decision!r}")
         said = "over budget" if decision.outcome is Outcome.DENIED else "the budget's state is not known"
-        super().__init__(said if decision.rule is None else f"{said}: {decision.rule}")
+        why = decision.reason or decision.rule
+        super().__init__(said if why is None else f"{said}: {why}")
         self.decision = decision
 
 
@@ -120,7 +121,8 @@ class Metered:
             if not started:  # also when the caller hung up meanwhile
                 self._budgets.commit_soon(lease, dict.fromkeys(self._amounts, 0))
         if not started:
-            self.decision = Decision(Outcome.UNAVAILABLE, retry_after=1.0)
+            trouble = self._budgets.ledger_trouble
+            self.decision = Decision(Outcome.UNAVAILABLE, retry_after=1.0, reason=trouble)
             raise OverBudgetError(self.decision)
         return lease
 

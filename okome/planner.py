@@ -88,6 +88,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a file that holds the URL; read again for each connection",
     )
     parser.add_argument("--ledger", type=Path, default=Path("okome-ledger.sqlite"), metavar="FILE")
+    parser.add_argument(
+        "--on-unavailable",
+        choices=("ledger", "share", "deny"),
+        default="ledger",
+        help="who decides without Redis: the ledger; nobody over tokens; nobody at all",
+    )
     parser.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server; default: a stand-in")
     parser.add_argument(
         "--upstream-key-file", type=Path, metavar="FILE", help="its API key; else OKOME_UPSTREAM_KEY"
@@ -123,7 +129,13 @@ async def serve(arguments: argparse.Namespace) -> None:
         rules = default_rules(arguments.requests_per_minute, arguments.tokens_per_day)
         planner = Planner(
             Cache(redis, namespace="chat", codec=Bytes(), policy=CachePolicy(fresh=arguments.fresh)),
-            Budgets(redis, namespace="planner", rules=rules, ledger=ledger),
+            Budgets(
+                redis,
+                namespace="planner",
+                rules=rules,
+                ledger=ledger,
+                on_unavailable=arguments.on_unavailable,
+            ),
             source,
         )
         host, port = arguments.listen

@@ -1,6 +1,7 @@
 """What is limited: rates and caps, their periods, and which of them a request is charged to."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -181,6 +182,15 @@ class Charge(msgspec.Struct, frozen=True):
     amount: int
     begin: int = 0
     end: int = 0
+
+
+_PERIOD = re.compile(rf".*:({'|'.join(Period)})-(\d+)", re.DOTALL)  # as in the name of a cap's state
+
+
+def period_end(state: str) -> int | None:
+    """Of the cap whose state has this name, in seconds since the epoch; None if there is no period in it."""
+    found = _PERIOD.fullmatch(state)
+    return found and Period(found[1]).around(int(found[2]))[1]
 
 
 class Rules:

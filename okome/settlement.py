@@ -10,6 +10,7 @@ from okome.connection import UNAVAILABLE, Breaker, Clock
 from okome.decision import Lease
 from okome.errors import StateLostError
 from okome.ledger import Ledger
+from okome.ledger_file import Entered
 from okome.reseeding import Reseeding
 from okome.rules import Charge, caps
 
@@ -24,6 +25,10 @@ _REFUSALS: dict[Said | None, str] = {  # of a start: how they are counted
 
 
 class Settlement:
+    """`deciding`: whether the ledger decides without Redis. Then each start has to fit by the ledger as well: of
+    several processes, some may not reach Redis, and what these begin is in no counter.
+    """
+
     def __init__(
         self,
         wire: Wire,
@@ -32,6 +37,8 @@ class Settlement:
         breaker: Breaker,
         clock: Clock,
         counts: Counter[str],
+        *,
+        deciding: bool,
     ) -> None:
         self._wire = wire
         self._reseeding = reseeding
@@ -39,6 +46,7 @@ class Settlement:
         self._breaker = breaker
         self._clock = clock
         self._counts = counts
+        self._deciding = deciding
 
     async def start(self, lease: Lease) -> bool:
         """The ledger first: whoever rebuilds the counter meanwhile must know of this lease. Who is killed
@@ -50,15 +58,29 @@ class Settlement:
         new = True
         if self._ledger is not None:
             entries = [(charge.key, charge.amount) for charge in charges]
+            limits = [charge.rule.limit for charge in charges] if self._deciding else None
             try:
-                new = await self._ledger.start(lease.mark, entries, self._clock.now())
+                entered = await self._ledger.start(lease.mark, entries, self._clock.now(), limits)
             except sqlite3.Error:
                 self._counts["ledger_failed"] += 1
                 log.exception("the ledger did not take a start: the work is refused")
                 await self._settle_in_redis(lease, nothing)
                 return False
-        said = await self._start_in_redis(lease.mark, charges)
+            if entered is Entered.ENDED:
+                self._counts["already_settled"] += 1
+                return False
+            if entered is Entered.OVER:  # the counter knows too little, as it allowed this
+                self._counts["denied_by_ledger"] += 1
+                await self._settle_in_redis(lease, nothing)
+                self._reseeding.distrust(charges)
+                return False
+            new = entered is Entered.NEW
+        said = None if self._left_alone else await self._start_in_redis(lease.mark, charges)
         if said is Said.OK:
+            return True
+        if said is None and self._deciding:
+            self._counts["started_by_ledger"] += 1
+            self._reseeding.distrust(charges)
             return True
         self._counts[_REFUSALS[said]] += 1
         # Of a repeated start the work may be under way: that stays charged.
@@ -70,6 +92,11 @@ class Settlement:
             except sqlite3.Error:
                 log.exception("the ledger did not take a refund: what did not begin is charged")
         return False
+
+    @property
+    def _left_alone(self) -> bool:
+        """Redis has failed and was not heard of since: what it does not hear of it is told by the ledger."""
+        return self._deciding and self._breaker.tripped > self._clock.heard
 
     async def _start_in_redis(self, mark: str, charges: Sequence[Charge]) -> Said | None:
         """None where it has no answer."""
@@ -109,6 +136,9 @@ class Settlement:
 
     async def _settle_in_redis(self, lease: Lease, amounts: Mapping[str, int]) -> bool:
         mark, charges = lease.mark, lease.charges
+        if self._left_alone:
+            self._counts["unsettled"] += 1
+            return False
         try:
             answer = await self._reseeding.answered(
                 lambda: self._wire.settle(mark, charges, amounts), len(charges)

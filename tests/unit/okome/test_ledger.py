@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from okome import Ledger
+from okome.ledger_file import Entered
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def test_what_waits_for_the_disk_waits_for_it_once(tmp_path: Path) -> None
         await asyncio.sleep(0.2)
         assert not any(start.done() for start in starts)  # nothing is acknowledged that is not written
         other.execute("ROLLBACK")
-        assert await asyncio.wait_for(asyncio.gather(*starts), 30) == [True] * _CALLERS
+        assert await asyncio.wait_for(asyncio.gather(*starts), 30) == [Entered.NEW] * _CALLERS
         assert other.execute("SELECT count(*), sum(amount) FROM entries").fetchone() == (
             _CALLERS,
             sum(range(_CALLERS)),
@@ -54,7 +55,7 @@ async def test_each_of_those_written_together_gets_its_own_answer(tmp_path: Path
             ledger.settle("b", [("cap", 1)], 5.0),
         )
     )
-    assert said == (True, False, {"cap": 5}, {"cap": 5}, {"cap": 1})
+    assert said == (Entered.NEW, Entered.AGAIN, {"cap": 5}, {"cap": 5}, {"cap": 1})
     assert (await ledger.account("cap", 0.0)).spent == 6
     ledger.close()
 
@@ -71,7 +72,7 @@ async def test_a_failure_is_told_to_all_who_waited_and_the_next_is_written(tmp_p
         found = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
         assert all(isinstance(one, sqlite3.OperationalError) for one in found)
         other.execute("ALTER TABLE elsewhere RENAME TO entries")
-    assert await ledger.start("later", [("cap", 1)], 1.0)
+    assert await ledger.start("later", [("cap", 1)], 1.0) is Entered.NEW
     ledger.close()
 
 
@@ -89,7 +90,7 @@ async def test_who_waits_for_a_locked_file_waits_once_for_all(
         nonlocal waits
         waits += statement.startswith("BEGIN")
 
-    ledger._thread.submit(lambda: ledger._connection.set_trace_callback(traced)).result()
+    ledger._thread.submit(lambda: ledger._connected().set_trace_callback(traced)).result()
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         first = asyncio.create_task(ledger.start("first", [("cap", 1)], 1.0))
@@ -97,12 +98,12 @@ async def test_who_waits_for_a_locked_file_waits_once_for_all(
         rest = [asyncio.create_task(ledger.start(f"lease-{n}", [("cap", n)], 1.0)) for n in range(3)]
         found = await asyncio.wait_for(asyncio.gather(first, *rest, return_exceptions=True), 30)
         assert [str(one) for one in found] == ["database is locked"] * 4
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
+        with pytest.raises(sqlite3.OperationalError, match="locked: so it was a moment ago"):
             await ledger.start("late", [("cap", 1)], 1.0)
         assert waits == 1
         other.execute("ROLLBACK")
     monkeypatch.setattr(ledger, "_locked_until", 0.0)  # the pause is over
-    assert await ledger.start("later", [("cap", 1)], 1.0)
+    assert await ledger.start("later", [("cap", 1)], 1.0) is Entered.NEW
     ledger.close()
 
 

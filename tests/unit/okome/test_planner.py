@@ -257,23 +257,45 @@ def test_metrics_name_no_user(planner: httpx.Client) -> None:
     ask(planner, {"Authorization": "Bearer top-secret"}, model="a-model-of-mine")
     text = planner.get("/metrics").text
     labels = set(re.findall(r'(\w+)="', text))
-    assert labels <= {"event", "cache", "le"}
+    assert labels <= {"event", "cache", "le", "mode"}
     assert "secret" not in text
     assert "a-model-of-mine" not in text
 
 
-def test_it_serves_without_redis_but_gives_no_tokens_away(own_server: RedisServer, tmp_path: Path) -> None:
-    with running(own_server.url, tmp_path) as planner:
-        assert planner.get("/health").json() == {"status": "ok", "redis": "ok"}
+def health(planner: httpx.Client, *names: str) -> tuple[object, ...]:
+    """Its status code, and what it says of these."""
+    answer = planner.get("/health")
+    return (answer.status_code, *[answer.json()[name] for name in names])
+
+
+def test_it_gives_no_tokens_away_where_nobody_decides_without_redis(
+    own_server: RedisServer, tmp_path: Path
+) -> None:
+    with running(own_server.url, tmp_path, "--on-unavailable", "share") as planner:
+        said = {"status": "ok", "mode": "redis", "redis": "ok", "ledger": "ok"}
+        assert planner.get("/health").json() == said
         assert ask(planner).status_code == 200
         own_server.kill()
-        eventually(lambda: planner.get("/health").json(), {"status": "ok", "redis": "unavailable"})
+        eventually(
+            lambda: health(planner, "status", "mode", "redis"), (503, "refusing", "refusing", "unavailable")
+        )
+        assert mode(planner) == "refusing"
         refused = ask(planner)
         assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "1"
         own_server.start()
         eventually(lambda: ask(planner).status_code, 200)
+        eventually(lambda: planner.get("/health").json(), said)
+        assert mode(planner) == "redis"
         assert metric(planner, "okome_budget", "seeded") == 2  # at its first use, and after the loss
+
+
+def mode(planner: httpx.Client) -> str:
+    """By /metrics."""
+    (found,) = re.findall(
+        r'^okome_budget_mode{mode="(\w+)"} 1.0$', planner.get("/metrics").text, re.MULTILINE
+    )
+    return str(found)
 
 
 def test_a_password_on_the_command_line_is_refused(

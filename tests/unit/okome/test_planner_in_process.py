@@ -164,7 +164,7 @@ async def test_a_lost_state_is_503_and_says_when_to_ask_again(
         in_process(redis, GpuStandIn(), PATIENT, budgets) as planner,
         httpx.AsyncClient(trust_env=False, timeout=60) as client,
     ):
-        ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
+        ledger._thread.submit(lambda: ledger._connected().execute("DROP TABLE entries")).result()
         answer = await client.post(f"http://127.0.0.1:{planner.port}/v1/chat/completions", json=QUESTION)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
         assert budgets.counts["state_lost"] == 1

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
 from okome import Ledger, Outcome
-from okome.ledger import Account
+from okome.ledger_file import Account
 from tests.unit.okome.spending import ANN, COST, TOKENS, OpenBudgets, granted, left
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +69,7 @@ async def test_a_lost_counter_with_a_broken_ledger_is_503(
     budgets = open_budgets(TOKENS)
     await granted(budgets, {"tokens": 1})
     server.admin.flushall()
-    ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
+    ledger._thread.submit(lambda: ledger._connected().execute("DROP TABLE entries")).result()
     decision = await budgets.reserve(ANN, {"tokens": 1})
     assert (decision.outcome, decision.status_code) == (Outcome.STATE_LOST, 503)
 
@@ -162,13 +162,17 @@ async def test_a_restart_forgets_only_what_the_ledger_can_tell_of_this_period(
 async def test_a_ledger_that_cannot_be_read_at_first_decides_nothing(
     open_budgets: OpenBudgets, ledger: Ledger
 ) -> None:
-    ledger._thread.submit(ledger._connection.execute, "ALTER TABLE entries RENAME TO hidden").result()
+    ledger._thread.submit(
+        lambda: ledger._connected().execute("ALTER TABLE counters RENAME TO hidden")
+    ).result()
     budgets = open_budgets(TOKENS)
     with pytest.raises(sqlite3.Error):
         await budgets.check()
     decision = await budgets.reserve(ANN, {"tokens": 1})
     assert (decision.outcome, decision.headers()) == (Outcome.STATE_LOST, {"Retry-After": "1"})
-    ledger._thread.submit(ledger._connection.execute, "ALTER TABLE hidden RENAME TO entries").result()
+    ledger._thread.submit(
+        lambda: ledger._connected().execute("ALTER TABLE hidden RENAME TO counters")
+    ).result()
     assert (await budgets.reserve(ANN, {"tokens": 1})).outcome is Outcome.ALLOWED
 
 

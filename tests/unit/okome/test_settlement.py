@@ -140,7 +140,7 @@ async def test_start_is_refused_if_the_ledger_does_not_take_it(
 ) -> None:
     budgets = open_budgets(TOKENS)
     lease = await granted(budgets, {"tokens": 100})
-    ledger._thread.submit(ledger._connection.execute, "DROP TABLE entries").result()
+    ledger._thread.submit(lambda: ledger._connected().execute("DROP TABLE entries")).result()
     assert not await budgets.start(lease)
     assert await left(budgets) == 1000
     assert budgets.counts["ledger_failed"] == 1
