@@ -28,6 +28,8 @@ UNITS = {
     "dhcpcd": "dhcpcd.service",
     "ifupdown": "networking.service",
 }
+# For how long an answer that is about to change is waited for.
+SETTLE_SECONDS = 20
 
 
 class Address(TypedDict):
@@ -158,20 +160,42 @@ echo ::interface; echo "$interface"
 echo ::interfaces; ls /sys/class/net
 {{ ! test -e "/sys/class/net/$interface/wireless" && ! test -e "/sys/class/net/$interface/phy80211"; }} ||
   echo ::wireless
+# Whether what systemd says of a unit has this in it.
+in_state() {{
+  echo "$units" | awk -v id="Id=$1.service" -v state="$2" 'BEGIN {{ RS = ""; FS = "\n" }}
+    $1 == id && $0 ~ state {{ yes = 1 }}
+    END {{ exit !yes }}'
+}}
+# Whether a unit runs, or will after the next boot.
+claims() {{
+  in_state "$1" '\n(ActiveState=(active|reloading)|UnitFileState=(enabled|static|alias|indirect|generated))'
+}}
+# While a node boots, or a manager is started, what is so now is about to change.
+on_the_way() {{
+  case $units in *Job=[1-9]* | *State=activating* | *State=reloading* | *State=deactivating*) return 0 ;; esac
+  test -n "$interface" && test -e "/sys/class/net/$interface" || return 1
+  {{ in_state NetworkManager '\nActiveState=active' && test -z "$device"; }} ||
+  {{ in_state systemd-networkd '\nActiveState=active' && test -z "$network"; }} ||
+  {{ test "$(cat "/sys/class/net/$interface/carrier" 2>/dev/null)" = 1 &&
+    ! test -e "/sys/class/net/$interface/master" && test -z "$(ip -o -4 address show dev "$interface")"; }}
+}}
+read -r up rest </proc/uptime; until=$((${{up%.*}} + {SETTLE_SECONDS}))
+while
+  units=$(systemctl show -p Id -p ActiveState -p UnitFileState -p Job dbus.service {" ".join(UNITS.values())})
+  device=$(nmcli -t -f GENERAL.STATE,GENERAL.CON-UUID,CONNECTIONS device show "$interface" 2>/dev/null)
+  network=$(networkctl --json=short status "$interface" 2>/dev/null |
+    grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
+  on_the_way
+do
+  read -r up rest </proc/uptime; [ "${{up%.*}}" -lt "$until" ] || break
+  sleep 0.5
+done
 echo ::link; ip -json -details link show dev "$interface" 2>/dev/null
 echo ::route; ip -json -4 route show default
 echo ::address; ip -json -4 address show dev "$interface" 2>/dev/null
-units=$(systemctl show -p Id -p ActiveState -p UnitFileState {" ".join(UNITS.values())})
 echo ::units; echo "$units"
-# Whether a unit runs, or will after the next boot.
-claims() {{
-  echo "$units" | awk -v id="Id=$1.service" 'BEGIN {{ RS = ""; FS = "\n" }}
-    $1 == id &&
-      /\nActiveState=(active|reloading)|\nUnitFileState=(enabled|static|alias|indirect|generated)/ {{ yes = 1 }}
-    END {{ exit !yes }}'
-}}
 # nmcli is slow to start: twice is enough for all that is asked of it.
-if device=$(nmcli -t -f GENERAL.STATE,GENERAL.CON-UUID,CONNECTIONS device show "$interface" 2>/dev/null); then
+if [ -n "$device" ]; then
   connections=$(nmcli -t -f ACTIVE,UUID,AUTOCONNECT,AUTOCONNECT-PRIORITY,FILENAME,NAME connection show)
   active=$(printf '%s\n' "$connections" | sed -n 's/^yes:\([^:]*\):[^:]*:[^:]*:/\1:/p')
   uuid=$(printf '%s\n' "$device" | sed -n 's/^GENERAL.CON-UUID://p')
@@ -184,10 +208,7 @@ if device=$(nmcli -t -f GENERAL.STATE,GENERAL.CON-UUID,CONNECTIONS device show "
   ! test -e "$profile" || awk '/^\[/ {{ told = !/^\[(802-1x|wifi-security|vpn-secrets|wireguard)/; print; next }}
     told' "$profile"
 fi
-echo ::networkd
-network=$(networkctl --json=short status "$interface" 2>/dev/null |
-  grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
-echo "$network"
+echo ::networkd; echo "$network"
 if claims systemd-networkd; then
   file=$(echo "$network" | sed -n 's/^"NetworkFile":"\(.*\)"/\1/p')
   echo ::network

@@ -98,12 +98,25 @@ def static_address(
             f"confirm_seconds is {confirm_seconds}: a node takes up to {LEAST_SECONDS} s to apply an address."
         )
     now: Interface = present(_question(interface))
-    if problems := findings(now, want, interface):
-        raise OperationError(" ".join(problems))
-    if not now["pending"] and settled(now, want, change(now, want)) and guarded(now):
+    if host.state.is_executing and not right(now, want, interface):
+        # Asked while the node booted, or by an operation before this one: what is done counts as a change.
+        now = host.get_fact(LanInterface, interface=interface)
+    if right(now, want, interface):
         host.noop(f"{address} is the static address of {now['interface']}")
         return
+    if problems := findings(now, want, interface):
+        raise OperationError(" ".join(problems))
     yield FunctionCommand(move, (address, gateway, list(dns), confirm_seconds, interface), {})
+
+
+def right(now: Interface, want: Wanted, interface: str) -> bool:
+    """Whether there is nothing to do."""
+    return (
+        not now["pending"]
+        and not findings(now, want, interface)
+        and settled(now, want, change(now, want))
+        and guarded(now)
+    )
 
 
 def move(

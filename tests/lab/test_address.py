@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -65,6 +66,12 @@ class Node:
             "; find /etc/NetworkManager /etc/netplan /etc/systemd/network -type f | sort | xargs -r sha256sum"
             f"; ls {PENDING} 2>&1; systemctl list-units --all --no-legend 'okome-address-undo*' | wc -l",
         )  # fmt: skip
+
+    def link_local(self) -> str:
+        """Where it answers over IPv6, whatever its IPv4 address."""
+        (link,) = json.loads(self.lab.execute("ip", "-json", "-6", "address", "show", "dev", "host0"))
+        (scoped,) = [one["local"] for one in link["addr_info"] if one["scope"] == "link"]
+        return f"{scoped}%br0"
 
     def unconfirmed(self, address: str) -> bool:
         """Whether the change is in effect and waits for its confirmation."""
@@ -231,10 +238,9 @@ def test_a_bridge_on_the_lan_is_refused(node: Node) -> None:
 # The interface of the session, whatever else is up: over IPv6 link-local its scope is all that names it.
 @pytest.mark.parametrize("node", ["networkd"], indirect=True)
 def test_a_session_over_ipv6_link_local(node: Node) -> None:
-    (link,) = json.loads(node.lab.execute("ip", "-json", "-6", "address", "show", "dev", "host0"))
-    (scoped,) = [one["local"] for one in link["addr_info"] if one["scope"] == "link"]
+    there = node.link_local()
     node.lab.execute("ip", "route", "del", "default")
-    run = node.deploy(f"{scoped}%br0", "--dry")
+    run = node.deploy(there, "--dry")
     node.lab.execute("networkctl", "reconfigure", "host0")
     assert run.status == 0, run.output
     assert "Static address" in run.output
@@ -371,10 +377,43 @@ def test_a_profile_made_by_hand_gives_way_and_what_it_said_is_kept(node: Node) -
     assert node.changed(FINAL) == 0
 
 
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
 def test_it_survives_a_reboot(node: Node) -> None:
     node.lab("power", "cn01", "reboot")
     assert node.addresses() == [FINAL]
     assert node.changed(FINAL) == 0
+
+
+# dhcpcd looks for five seconds who else has the address; over IPv6 the node is there meanwhile.
+@pytest.mark.parametrize("node", ["netplan", "networkd", "dhcpcd"], indirect=True)
+def test_a_run_that_begins_while_the_node_boots_changes_nothing(node: Node) -> None:
+    there = node.link_local()
+    node.lab("power", "cn01", "cut")
+    with ThreadPoolExecutor(1) as other:
+        on = other.submit(node.lab, "power", "cn01", "on")
+        scan = "ssh-keyscan", "-T", "1", "-t", "ed25519", there
+        wait("a boot", lambda: "ssh-ed25519" in node.lab("run", "--", *scan, check=False))
+        assert node.changed(there) == 0
+        on.result()
+    assert node.addresses() == [FINAL]
+
+
+# As at a boot, only that somebody is let in meanwhile.
+STARTS_SLOWLY = """
+d=/run/systemd/system/NetworkManager.service.d; mkdir -p $d
+printf '[Service]\\nExecStartPre=/bin/sleep 5\\n' > $d/slow.conf
+systemctl daemon-reload; systemctl restart --no-block NetworkManager
+timeout 30 sh -c 'until [ "$(systemctl is-active NetworkManager)" = activating ]; do sleep 0.1; done'
+"""
+
+
+@pytest.mark.parametrize("node", ["networkmanager"], indirect=True)
+def test_a_run_that_begins_while_a_manager_starts_changes_nothing(node: Node) -> None:
+    node.lab.execute("sh", "-ec", STARTS_SLOWLY)
+    assert node.changed(FINAL) == 0
+    node.lab.execute(
+        "sh", "-c", "rm -r /run/systemd/system/NetworkManager.service.d; systemctl daemon-reload"
+    )
 
 
 @pytest.mark.parametrize("node", ["networkmanager", "networkd"], indirect=True)

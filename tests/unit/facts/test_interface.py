@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from facts.interface import (
     NETPLAN_PROGRAM,
     NETWORKMANAGER,
+    SETTLE_SECONDS,
     Connection,
     Profile,
     claimants,
@@ -32,6 +34,67 @@ from facts.sections import sections
 def test_the_question_names_the_interface_that_is_meant() -> None:
     assert "\ninterface='a b'\n" in command("a b")
     assert "\ninterface=''\n" in command("")
+
+
+# A node by what its programs print: each time the next file of 1, 2, 3, the last one for ever.
+PROGRAM = """#!/bin/sh
+case ${0##*/} in
+    systemctl)
+        echo >>asked
+        for file in 1 2 3; do
+            if test -e $file; then cat $file; test $file = 3 || rm $file; exit; fi
+        done ;;
+    ip) cat addresses ;;
+    *) cat "${0##*/}.says" ;;
+esac
+"""
+MANAGER = "Id=NetworkManager.service\nActiveState=active\nUnitFileState=enabled\nJob=\n"
+NETWORKD = MANAGER.replace("NetworkManager", "systemd-networkd")
+
+
+def asked(
+    folder: Path,
+    units: str,
+    addresses: str = "inet",
+    nmcli: str = "100 (connected)",
+    networkctl: str = "",
+    seconds: int = 1000,
+) -> int:
+    """How often the node's own interface `lo` (which has a carrier) is asked about."""
+    for name in ("systemctl", "nmcli", "networkctl", "ip"):
+        (folder / name).write_text(PROGRAM)
+        (folder / name).chmod(0o755)
+    settled = "Id=dbus.service\nActiveState=active\nJob=\n" if seconds else units
+    for name, text in {"1": units, "2": units, "3": settled, "addresses": addresses,
+                       "nmcli.says": nmcli, "networkctl.says": networkctl}.items():  # fmt: skip
+        (folder / name).write_text(text)
+    script = command("lo").replace(f"+ {SETTLE_SECONDS}))", f"+ {seconds}))")
+    done = subprocess.run(
+        ["sh", "-c", f"sleep() {{ :; }}\n{script}"], cwd=folder, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}, check=False,
+    )  # fmt: skip
+    assert "::units" in done.stdout
+    return len((folder / "asked").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("times", "node"),
+    [
+        (1, {"units": MANAGER}),
+        (1, {"units": MANAGER.replace("=active", "=failed"), "nmcli": ""}),
+        (1, {"units": NETWORKD, "networkctl": '"AdministrativeState":"unmanaged"'}),
+        (3, {"units": MANAGER.replace("Job=", "Job=7")}),
+        (3, {"units": MANAGER.replace("=active", "=activating")}),
+        (3, {"units": f"Id=dbus.service\nActiveState=inactive\nJob=12\n\n{MANAGER}"}),
+        (3, {"units": MANAGER, "nmcli": ""}),
+        (3, {"units": NETWORKD}),
+        # Not for ever.
+        (1, {"units": MANAGER.replace("Job=", "Job=7"), "seconds": 0}),
+        (1, {"units": MANAGER, "addresses": "", "seconds": 0}),
+    ],
+)
+def test_a_manager_that_is_on_its_way_is_waited_for(tmp_path: Path, times: int, node: dict[str, Any]) -> None:
+    assert asked(tmp_path, **node) == times
 
 
 def test_sections_are_what_stands_below_their_heads() -> None:

@@ -12,8 +12,9 @@ from operations.primitives.address import ADDRESS, carry_out, guarded
 from tests.unit.operations.primitives.test_address_file import TARGET, WANT, interface, moved
 
 
-def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
-    files: dict[str, Any] = {
+def guard() -> dict[str, Any]:
+    """Its files, as they are on a node that has it."""
+    return {
         file.path: {
             "mode": file.mode,
             "owner": "root",
@@ -21,6 +22,10 @@ def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
         }
         for file in ADDRESS.files.files
     }
+
+
+def test_guarded_when_the_undo_would_be_there_after_a_power_loss() -> None:
+    files = guard()
     assert guarded(moved(TARGET, files=files, guard_enabled=True))
     assert not guarded(moved(TARGET, files=files, guard_enabled=False))
     for path in files:
@@ -67,3 +72,27 @@ def test_an_armed_undo_keeps_the_guard_it_was_armed_with(
     found = iter([moved(TARGET, pending=pending), interface()])
     carry_out(cast(Host, SimpleNamespace(get_fact=lambda *_, **__: next(found))), WANT, 60, "")
     assert recorded.asked == ["resume 192.168.86.19 or ['192.168.86.132']", *asked]
+
+
+@pytest.mark.parametrize("executing", [True, False])
+@pytest.mark.parametrize("settles", [True, False])
+def test_what_an_old_answer_says_is_asked_once_more(
+    executing: bool, settles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that does something counts as a change, whatever it finds then."""
+    right = moved(TARGET, files=guard() | moved(TARGET)["files"], guard_enabled=True)
+    asked = []
+
+    def fresh(*_: object, **__: object) -> Any:
+        asked.append("fresh")
+        return right if settles else interface()
+
+    node = SimpleNamespace(
+        state=SimpleNamespace(is_executing=executing), get_fact=fresh, noop=lambda _: asked.append("noop")
+    )
+    monkeypatch.setattr(address, "host", node)
+    monkeypatch.setattr(address, "present", lambda _: interface())
+    given = str(WANT.address), str(WANT.gateway), list(map(str, WANT.dns))
+    done = list(address.static_address._inner(*given))
+    assert len(done) == (0 if executing and settles else 1)
+    assert asked == (["fresh"] if executing else []) + ([] if done else ["noop"])
