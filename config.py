@@ -9,7 +9,9 @@ from gevent.hub import Hub
 from paramiko import file
 from pyinfra import config
 from pyinfra.api import command
+from pyinfra.api.arguments import all_argument_meta
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.connectors.ssh import SSHConnector
 from pyinfra_cli.util import parse_cli_arg
 
 import inventory
@@ -25,7 +27,10 @@ logging.getLogger("paramiko.transport").addHandler(logging.NullHandler())
 _words = click.get_current_context().params.get("data") or ()
 _given = dict(word.split("=", 1) for word in _words if "=" in word)
 _hosts = [data for _, data in inventory.frontends + inventory.backends]
-if _trouble := valid.complaints(*_hosts, {name: parse_cli_arg(value) for name, value in _given.items()}):
+_tables = (*_hosts, {name: parse_cli_arg(value) for name, value in _given.items()})
+# How a node is reached, and how an operation runs.
+_pyinfras = {*SSHConnector.data_cls.__annotations__, *all_argument_meta}
+if _trouble := valid.complaints(*_tables, pyinfras=_pyinfras):
     raise PyinfraError(" ".join(_trouble))
 
 # A node's start-up files, sudoers and locale are its owner's: umask 077 would make folders of ours unreadable, sudo

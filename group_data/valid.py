@@ -3,14 +3,17 @@
     redis_port: Port = 6379
     gpu_memory: Annotated[int, Range(16, 512, "MB")] = 16
 
-The type says what kind of value it is, the words behind it what more is asked of that.
+The type says what kind of value it is, the words behind it what more is asked of that. A name that is neither declared
+here nor pyinfra's own is taken for a slip: whoever brings a value of their own declares it, too (`rack: str = "a"`).
 """
 
+import ast
+import difflib
 import importlib
 import ipaddress
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
@@ -99,7 +102,7 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) in (list, dict):
         many, *of = get_origin(hint).__name__, *map(allowed, get_args(hint))
         return f"a {'table' if many == 'dict' else many}, each {': '.join(of)}"
-    return KINDS[hint]
+    return KINDS.get(hint, f"of type {hint}")
 
 
 def valid(hint: Any, value: Any) -> bool:
@@ -112,6 +115,8 @@ def valid(hint: Any, value: Any) -> bool:
     if get_origin(hint) is dict:
         key, of = get_args(hint)
         return isinstance(value, dict) and all(valid(key, k) and valid(of, v) for k, v in value.items())
+    if hint is Any:
+        return True
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
@@ -129,12 +134,38 @@ def declarations() -> dict[str, Any]:
     return {name: hint for one in modules for name, hint in get_type_hints(one, include_extras=True).items()}
 
 
-def complaints(*tables: Mapping[str, Any]) -> list[str]:
-    """A sentence for each value that is not valid: of the groups, and of `tables`, which are what the inventory
-    and the command line say in their place. A name that nobody declared is not ours to judge."""
+def assigned() -> Iterator[tuple[str, str]]:
+    """What this folder assigns without a declaration: the name, and where it stands."""
+    for module in groups():
+        path = Path(str(module.__file__))
+        if module.__name__ == __name__:
+            continue  # what it assigns are its own words
+        for one in ast.parse(path.read_text()).body:
+            for target in one.targets if isinstance(one, ast.Assign) else ():
+                if isinstance(target, ast.Name) and not target.id.startswith("_"):
+                    yield target.id, f"{path.parent.name}/{path.name}:{one.lineno}: "
+
+
+def slip(name: str, declared: Iterable[str]) -> str:
+    """The sentence on a name that nothing reads."""
+    near = difflib.get_close_matches(name, declared, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name} is no tunable{meant}; one of your own is declared with its type in group_data."
+
+
+def complaints(*tables: Mapping[str, Any], pyinfras: Collection[str]) -> list[str]:
+    """A sentence for each value that is not valid, and for each name that is none: of the groups, and of `tables`,
+    which are what the inventory and the command line say in their place. `pyinfras`: the names that it reads itself.
+    """
     declared = declarations()
     found = [{name: getattr(one, name) for name in declared if hasattr(one, name)} for one in groups()]
-    return [
+    named = [*assigned(), *((name, "") for table in tables for name in table)]
+    slips = [
+        f"{where}{slip(name, (*declared, *pyinfras))}"
+        for name, where in dict.fromkeys(named)
+        if name not in declared and name not in pyinfras
+    ]
+    return slips + [
         f"{name} is {value!r}; it has to be {allowed(declared[name])}."
         for table in (*found, *tables)
         for name, value in table.items()

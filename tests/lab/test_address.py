@@ -487,7 +487,7 @@ def test_sshd_is_confirmed_in_the_same_way(node: Node) -> None:
     """Kept when a new login works, undone by the node itself when it does not; the open session proves nothing."""
 
     def drop_in(text: str) -> Run:
-        return node.lab.deploy("--data", f"drop_in={text}", deploy=DROP_IN, address=there)
+        return node.lab.deploy(deploy=DROP_IN, address=there, env=(f"DROP_IN={text}",))
 
     there = node.lab.address()
     run = drop_in("Banner none\n")

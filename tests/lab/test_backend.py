@@ -305,7 +305,7 @@ def test_a_unit_that_does_not_stay_up_is_told_of_with_its_last_words(backend: La
     text = f"[Service]\n{kind}\nExecStart=/bin/sh -c '{script}'\n[Install]\nWantedBy=multi-user.target\n"
     backend.execute("sh", "-c", f'printf %s "$1" > /etc/systemd/system/{name}.service', "sh", text)
     try:
-        run = backend.deploy("--data", f"tried={name}", deploy=UNIT_DEPLOY)
+        run = backend.deploy(deploy=UNIT_DEPLOY, env=(f"UNIT={name}",))
         assert run.status != 0
         assert f"{name}.service did not stay up after a restart; its last words:" in run.output
         assert "famous last words" in run.output
@@ -316,10 +316,10 @@ def test_a_unit_that_does_not_stay_up_is_told_of_with_its_last_words(backend: La
 
 
 def test_an_alias_is_the_unit_that_it_names(backend: Lab) -> None:
-    assert_no_change(backend.deploy("--data", "tried=redis", deploy=UNIT_DEPLOY))
+    assert_no_change(backend.deploy(deploy=UNIT_DEPLOY, env=("UNIT=redis",)))
 
 
 def test_a_unit_that_does_not_exist_is_named(backend: Lab) -> None:
-    run = backend.deploy("--data", "tried=nonsuch", deploy=UNIT_DEPLOY)
+    run = backend.deploy(deploy=UNIT_DEPLOY, env=("UNIT=nonsuch",))
     assert run.status != 0
     assert "nonsuch.service does not exist" in run.output

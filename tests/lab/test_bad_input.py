@@ -32,6 +32,7 @@ def refused(run: Run, sentence: str) -> None:
         ("lan_gateway=192.168.87.1", "the gateway 192.168.87.1 is not in 192.168.86.0/24"),
         ("journal_max=lots", "journal_max is 'lots'; it has to be an amount such as 64M."),
         ("redis_maxmemory=100%", "does not fit"),
+        ("redis_maxmemroy=2gb", "redis_maxmemroy is no tunable (did you mean redis_maxmemory?)"),
     ],
 )
 def test_data(bare: Lab, data: str, sentence: str) -> None:

@@ -1,9 +1,8 @@
 """What a tunable may be, and that a value which may not is refused before anything connects."""
 
-import ast
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 import paramiko.file
@@ -14,6 +13,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_config
 
 from group_data import valid
+from tests.another_place import Copy
 
 ROOT = Path(__file__).parents[3]
 # How the operator gets to a node is pyinfra's to judge; these hold what the environment says.
@@ -21,20 +21,47 @@ PYINFRAS = {"ssh_key", "ssh_known_hosts_file", "ssh_paramiko_connect_kwargs"}
 
 
 def complaint(name: str, value: Any) -> str:
-    return "".join(valid.complaints({name: value}))
+    return "".join(valid.complaints({name: value}, pyinfras=PYINFRAS))
 
 
 def test_the_values_that_are_there() -> None:
-    assert valid.complaints() == []
+    assert valid.complaints(pyinfras=PYINFRAS) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "group_data").glob("[!v]*.py")), ids=lambda path: path.stem)
-def test_every_tunable_is_declared(path: Path) -> None:
-    statements = ast.parse(path.read_text()).body
-    plain = {name.id for one in statements if isinstance(one, ast.Assign) for name in one.targets
-             if isinstance(name, ast.Name)}  # fmt: skip
-    assert plain <= PYINFRAS
-    assert any(isinstance(one, ast.AnnAssign) for one in statements)
+def test_every_group_declares_its_tunables() -> None:
+    assert {name for name, _ in valid.assigned()} == PYINFRAS
+    for module in valid.groups():
+        assert get_type_hints(module)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("redis_maxmemroy", " (did you mean redis_maxmemory?)"),
+        ("REDIS_PORT", ""),
+        ("ssh_keys", " (did you mean ssh_key?)"),
+        ("nobody_declared_this", ""),
+    ],
+)
+def test_a_name_that_nothing_reads_is_refused_and_the_nearest_one_named(name: str, meant: str) -> None:
+    says = f"{name} is no tunable{meant}; one of your own is declared with its type in group_data."
+    assert complaint(name, 1) == says
+
+
+def test_so_is_one_in_a_group_s_file_with_its_line_and_what_is_declared_there_is_known(
+    tmp_path: Path,
+) -> None:
+    copy = Copy(tmp_path)
+    more = "redis_maxmemory = '1gb'\nredis_maxmemroy = '1gb'\nrack: str = 'a'\nanything: Any = 1\n_own = 1\n"
+    (tmp_path / "group_data/racks.py").write_text(f"from typing import Any\n\n{more}")
+    program = (
+        "from group_data import valid; print(*valid.complaints("
+        f"{{'rack': 'b', 'anything': object()}}, {{'rack': 2}}, pyinfras={PYINFRAS!r}), sep='\\n')"
+    )
+    assert copy.python("-c", program).splitlines() == [
+        f"group_data/racks.py:4: {valid.slip('redis_maxmemroy', ['redis_maxmemory'])}",
+        "rack is 2; it has to be a text.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +112,6 @@ def test_what_is_not_valid(name: str, value: Any, allowed: str) -> None:
         ("lan_dns", []),
         ("tls_certificate", ""),
         ("tls_certificate", "/etc/ssl/okome.pem"),
-        ("nobody_declared_this", object()),
     ],
 )
 def test_what_is_valid(name: str, value: Any) -> None:
@@ -104,7 +130,9 @@ def pyinfra_reads(*data: str) -> None:
 
 
 def test_the_command_line_is_checked_before_anything_connects() -> None:
-    pyinfra_reads("redis_port=6380", "redis_maxmemory=50%", "ssh_port=22")
+    pyinfra_reads("redis_port=6380", "redis_maxmemory=50%", "ssh_port=22", "_sudo=True", "_timeout=9")
+    with pytest.raises(PyinfraError, match=r"_sduo is no tunable \(did you mean _sudo\?\)"):
+        pyinfra_reads("_sduo=True")
     with pytest.raises(PyinfraError) as error:
         pyinfra_reads("redis_port=many", "probe_fall=0")
     assert str(error.value) == (
