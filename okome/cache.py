@@ -92,6 +92,7 @@ class Cache(Generic[T]):
             forget=self._flights.forget,
             forget_tag=self._flights.forget_tag,
         )
+        self._flights.place = self._store.place
         self._keeping = Keeping(self.policy, self._clock, self.counts)
         self._turns = Turns(self.policy, self.counts, lambda: self._store.gone)
         self._computations = Computations(

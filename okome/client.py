@@ -239,6 +239,16 @@ class _AtMaster(Direct):
         await super().send_packed_command(command, check_health)
 
 
+def place_of(redis: Redis | RedisCluster) -> object:
+    """Where it leads to, by address: the same for two clients of one server, Sentinel's service or Cluster."""
+    if isinstance(redis, RedisCluster):
+        return frozenset(redis.nodes_manager.startup_nodes)
+    pool = redis.connection_pool
+    options = pool.connection_kwargs
+    service = pool.service_name if isinstance(pool, SentinelConnectionPool) else None
+    return service, *(options.get(name) for name in ("host", "port", "path", "db"))
+
+
 def require_fit(redis: Any) -> None:
     """Raise TypeError for what is no client of redis.asyncio; ValueError for one that decodes answers, for values are
     bytes, and for one that refuses a command when its connections are all in use, as redis-py's own do.

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from okome.connection import UNAVAILABLE, Clock
 from okome.entry import Cached, Entry, instead, of_failure, quieted, usable
 from okome.envelope import TOKEN_BYTES, Envelope, Kind
-from okome.errors import CallerError, ComputeCancelledError, RememberedError
+from okome.errors import ComputeCancelledError, RememberedError, is_callers
 from okome.flight import Caller, Flight, Flights, Work
 from okome.headers import Status
 from okome.keeping import Keeping
@@ -176,10 +176,9 @@ class Computations:
             _deliver(flight, value, envelope)
             if envelope is None:
                 self._flights.end(work.name, flight)  # a new caller is not to get what is not kept
-        except CallerError:
-            pass  # nobody is left, and whoever comes next computes for himself
         except Exception as error:  # noqa: BLE001  # whatever compute raises is delivered to those who wait
-            envelope = self._failed(flight, work, fallback, token, error)
+            if not is_callers(error):  # else nobody is left, and whoever comes next computes for himself
+                envelope = self._failed(flight, work, fallback, token, error)
         finally:
             beat.cancel()
             # A task of its own: our cancellation must not keep the lock from those who wait for it.
@@ -218,8 +217,8 @@ class Computations:
             began = self._clock.monotonic()
             try:
                 value = await self._turns.timed(flight.compute)
-            except CallerError as error:
-                if not flight.hand_on(error):
+            except Exception as error:
+                if not is_callers(error) or not flight.hand_on(error):
                     raise
                 self._counts["handed_on"] += 1
             else:

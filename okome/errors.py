@@ -8,8 +8,15 @@ class OkomeError(Exception):
 class CallerError(OkomeError):
     """A failure that concerns the caller and not the key: over budget, not allowed. Raise it, or a class of your own
     that is one, inside a computation: it reaches that caller alone and is never remembered, and whoever waits for the
-    same key computes for himself.
+    same key computes for himself. So does a group that has one in it.
     """
+
+
+def is_callers(error: Exception) -> bool:
+    """Whether it is a CallerError, or a group with one in it: a task group raises those."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(CallerError) is not None
+    return isinstance(error, CallerError)
 
 
 class CircularError(OkomeError, RuntimeError):

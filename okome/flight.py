@@ -13,7 +13,7 @@ import msgspec
 
 from okome.arguments import begun
 from okome.envelope import Codec
-from okome.errors import CallerError, CircularError
+from okome.errors import CircularError
 from okome.headers import Status
 from okome.keys import digest
 from okome.tee import Tee
@@ -127,7 +127,7 @@ class Flight(Generic[T]):
         self.computation = asyncio.create_task(_compute(leader.work, self.tee), context=leader.context)
         return self.computation
 
-    def hand_on(self, error: CallerError) -> bool:
+    def hand_on(self, error: Exception) -> bool:
         """The leader is told, and the next one leads. False if nobody is left who could: then it has failed."""
         refused = self.leader
         if self.tee is not None and self.tee.begun:
@@ -183,6 +183,8 @@ class Flights(dict[str, Flight[Any]]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.place: object = self
+        """Where the locks lie: of one Cache, or of all those over the same namespace of the same Redis."""
         self._looking: dict[str, int] = {}  # callers per name between their call and their flight
 
     def look(self, name: str) -> Flight[Any] | None:
@@ -236,7 +238,7 @@ class Flights(dict[str, Flight[Any]]):
             flight = asking.pop()
             if flight is None or flight in seen or flight.outcome.done():
                 continue
-            if flight.registry is self and flight.name == name:
+            if flight.name == name and flight.registry.place == self.place:
                 raise CircularError(
                     "a key was asked for inside its own computation, which would wait for itself"
                 )

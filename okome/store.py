@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from okome import scripts
-from okome.client import require_fit
+from okome.client import place_of, require_fit
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal
 from okome.entry import Entry, may_be_used, of_the_future
 from okome.envelope import TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, unpack
@@ -84,6 +84,8 @@ class Store:
         self._key = Keyspace("c", namespace)
         self._value_key = lru_cache(NAMES)(partial(self._key, "v"))
         self._channel = self._key("wake")
+        self.place = place_of(redis), self._channel
+        """The same for whoever has the same locks."""
         self._line = Line(redis)
         self._reader = Reader(self._line, self._line.limit(policy.redis_timeout))
         self._wakes = Wakes(redis, self._channel, self._heard)

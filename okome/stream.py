@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Self
 
 from okome.entry import Cached
-from okome.errors import CallerError
+from okome.errors import is_callers
 from okome.flight import Caller, Flight
 from okome.headers import Status
 from okome.tee import Tee
@@ -124,8 +124,8 @@ async def _read(
     try:
         async for chunk in tee.read(caller):
             yield chunk
-    except CallerError:
-        if flight.leader is caller:
+    except Exception as error:
+        if flight.leader is caller or not is_callers(error):
             raise
         raise ConnectionAbortedError("the stream was given up at its source") from None
     finally:

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import Bytes, Cache, CachePolicy, CallerError, CircularError, Directives, Msgpack, Status
+from okome import Bytes, Cache, CachePolicy, CallerError, CircularError, Directives, Msgpack, Status, connect
 from okome.flight import computing
 from tests.unit.okome.caches import Answer, Later, Open, Origin
 from tests.unit.okome.waiting import PATIENCE, joined, settled, told_to_wait, until
@@ -77,6 +78,29 @@ async def test_who_may_not_is_told_and_the_next_one_leads(open_cache: Open, door
         assert cache.counts["handed_on"] == 1
         await settled(cache)
         assert (await cache.get_or_compute("k", door.of("ann"))).status is Status.HIT
+
+
+async def test_in_a_task_group_of_his_own_too(open_cache: Open, door: Door) -> None:
+    """It comes as a group; it is his all the same."""
+
+    async def compute(user: str) -> Answer:
+        async def asked() -> Answer:
+            return await door.of(user)()
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(asked())
+        return task.result()
+
+    async with asyncio.timeout(PATIENCE), open_cache(negative_errors=(Exception,), negative=60) as cache:
+        tasks = []
+        for n, user in enumerate(("ann", "bob", "cid"), 1):
+            tasks.append(asyncio.create_task(cache.get_or_compute("k", partial(compute, user))))
+            await joined(cache, n)
+        door.open.set()
+        ann, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(ann, ExceptionGroup)
+        assert told(ann.exceptions) == ["NotAllowedError: ann"]
+        assert told(others) == ["answer 1", "answer 1"]
 
 
 async def test_each_who_may_not_is_told_his_own_and_nothing_stays(
@@ -265,11 +289,14 @@ async def test_a_stream_in_another_process_is_begun_there(redis: Redis, server: 
         assert two.counts["polls"] == 0
 
 
+@pytest.mark.parametrize("later", [NotAllowedError("ann"), ExceptionGroup("in it", [NotAllowedError("ann")])])
 @pytest.mark.parametrize("stays", [True, False])
-async def test_who_is_told_too_late_breaks_the_stream_of_others(redis: Redis, stays: bool) -> None:
+async def test_who_is_told_too_late_breaks_the_stream_of_others(
+    redis: Redis, stays: bool, later: Exception
+) -> None:
     """What is out can't be taken back: the others get no refusal that is not theirs, and no second beginning."""
     hall = Hall("ann")
-    hall.later = NotAllowedError("ann")
+    hall.later = later
     async with asyncio.timeout(PATIENCE), Cache(redis, namespace="s", codec=Bytes(), policy=PATIENT) as cache:
         tasks = []
         for n, user in enumerate(("ann", "bob"), 1):
@@ -283,7 +310,7 @@ async def test_who_is_told_too_late_breaks_the_stream_of_others(redis: Redis, st
         await settled(cache)  # nobody has read anything yet
         if stays:
             assert await anext(ann) == b"for "
-            with pytest.raises(NotAllowedError):
+            with pytest.raises(type(later)):
                 await anext(ann)
         assert await anext(bob) == b"for "
         with pytest.raises(ConnectionAbortedError):
@@ -356,6 +383,50 @@ async def test_by_way_of_another_cache_and_a_stream(open_cache: Open, redis: Red
 
         with pytest.raises(CircularError):
             await cache.get_or_compute("k", compute)
+
+
+@pytest.mark.parametrize("client", ["the same", "another"])
+async def test_by_way_of_another_cache_over_the_same_namespace(
+    redis: Redis, server: RedisServer, client: str
+) -> None:
+    """It has flights of its own, but the lock is one."""
+    theirs = redis if client == "the same" else connect(server.url, timeout=30)
+    async with (
+        asyncio.timeout(PATIENCE),
+        Cache(redis, namespace="n", codec=Bytes(), policy=PATIENT) as one,
+        Cache(theirs, namespace="n", codec=Bytes(), policy=PATIENT) as two,
+    ):
+
+        async def inside() -> bytes:
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(two.get_or_compute("k", inside))
+            return asked.result().value
+
+        with pytest.raises(ExceptionGroup) as raised:
+            await one.get_or_compute("k", inside)
+        assert raised.group_contains(CircularError)
+    if theirs is not redis:
+        await theirs.aclose()
+
+
+async def test_the_same_key_of_another_namespace_or_server_is_another(
+    redis: Redis, own_client: Redis, origin: Origin
+) -> None:
+    """A cache in front of a cache."""
+    async with (
+        asyncio.timeout(PATIENCE),
+        Cache(redis, namespace="n", codec=Msgpack(Answer), policy=PATIENT) as near,
+        Cache(own_client, namespace="n", codec=Msgpack(Answer), policy=PATIENT) as far,
+        Cache(redis, namespace="m", codec=Msgpack(Answer), policy=PATIENT) as other,
+    ):
+
+        async def from_far() -> Answer:
+            return (await far.get_or_compute("k", from_other)).value
+
+        async def from_other() -> Answer:
+            return (await other.get_or_compute("k", origin)).value
+
+        assert (await near.get_or_compute("k", from_far)).value == Answer("answer 1")
 
 
 async def test_after_an_invalidation_and_anew_it_is_one_all_the_same(open_cache: Open) -> None:
