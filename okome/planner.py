@@ -20,7 +20,8 @@ from typing import NoReturn
 import uvicorn
 
 from okome import Budgets, Bytes, Cache, CachePolicy, Cap, Ledger, Period, Rate, Rule, connect
-from okome.api import Planner, Source
+from okome.api import Planner
+from okome.chat import Source
 from okome.gpu import GpuStandIn
 from okome.upstream import Upstream
 
@@ -140,7 +141,13 @@ async def serve(arguments: argparse.Namespace) -> None:
         )
         host, port = arguments.listen
         config = uvicorn.Config(
-            planner.app, host=host, port=port, timeout_keep_alive=KEEP_ALIVE, log_level="warning"
+            planner,
+            host=host,
+            port=port,
+            timeout_keep_alive=KEEP_ALIVE,
+            log_level="warning",
+            access_log=False,  # it would not be seen at this level, and be written all the same
+            proxy_headers=False,  # nobody asks where a request comes from
         )
         await uvicorn.Server(config).serve()
     finally:

@@ -52,7 +52,7 @@ async def in_process(
 ) -> AsyncIterator[InProcess]:
     cache = Cache(redis, namespace="in-process", codec=Bytes(), policy=policy)
     planner, port = Planner(cache, budgets, gpu), free_port()
-    server = uvicorn.Server(uvicorn.Config(planner.app, host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(planner, host="127.0.0.1", port=port, log_level="warning"))
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(60):
@@ -215,7 +215,7 @@ async def test_a_large_request_is_read_and_its_key_made_beside_the_event_loop(
         made.append(threading.current_thread() is not threading.main_thread())
         return keys.key_of(*arguments, **options)
 
-    monkeypatch.setattr("okome.api.key_of", key_of)
+    monkeypatch.setattr("okome.question.key_of", key_of)
     budgets = Budgets(redis, rules=default_rules(1000, 100_000), ledger=ledger, redis_timeout=30)
     gpu = GpuStandIn(latency=0.001, tokens_per_second=1e6)
     async with in_process(redis, gpu, PATIENT, budgets) as planner, talking(planner) as client:

@@ -130,6 +130,15 @@ def test_a_stream_is_passed_on_and_replayed_and_its_usage_shown_to_who_asks(
     assert without_ids(ask(front, **asked).text) == without_ids(first.text)
 
 
+def test_more_tokens_than_can_be_counted_are_refused_before_anybody_is_asked(
+    foreign: Foreign, in_front: httpx.Client
+) -> None:
+    answer = ask(in_front, max_tokens=2**53)
+    assert answer.status_code == 400
+    assert "2^53 - 1" in answer.json()["error"]["message"]
+    assert not foreign.asked
+
+
 CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 USAGE = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
 
