@@ -16,6 +16,8 @@ class MachineState(TypedDict):
     # What systemd-detect-virt says: "none" on a Pi.
     virtualization: str
     cloud_init: bool
+    # Whether systemd-resolved runs.
+    resolved: bool
     # Seconds by which its clock is ahead of this machine's, and whether it is synchronised.
     ahead: float
     synchronised: bool
@@ -29,6 +31,7 @@ def parse(output: list[str], now: float) -> MachineState:
         release=said["release"],
         virtualization=said["virtualization"],
         cloud_init="cloud-init" in said,
+        resolved="resolved" in said,
         ahead=int(said["clock"]) - now,
         synchronised=said.get("synchronised") == "yes",
     )
@@ -47,6 +50,7 @@ class Machine(Answer[MachineState]):
             echo "synchronised $(timedatectl show --property NTPSynchronized --value 2>/dev/null)"
             echo "clock $(date +%s)"
             ! test -d /etc/cloud/cloud.cfg.d || echo "cloud-init yes"
+            ! systemctl -q is-active systemd-resolved || echo "resolved yes"
         """
 
     def read(self, output: list[str]) -> MachineState:

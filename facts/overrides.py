@@ -1,5 +1,5 @@
-"""Files by which anybody may change what a package's units, the journal, the kernel or apt are set to, and what
-happens to logs and folders."""
+"""Files by which anybody may change what a package's units, the journal, the resolver, the kernel or apt are set to,
+and what happens to logs and folders."""
 
 import shlex
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ VENDOR = "/usr/lib/systemd/system"
 # The same for other programs that read a folder in the order of its files' names.
 FOLDERS = (
     *(f"{root}/systemd/journald.conf.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
+    *(f"{root}/systemd/resolved.conf.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
     *(f"{root}/sysctl.d" for root in ("/etc", "/run", "/usr/local/lib", "/usr/lib")),
 )
 # Without what packages bring: it is theirs by name.

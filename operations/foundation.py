@@ -24,6 +24,7 @@ from operations.services.fstab import fstab
 from operations.services.hosts import hosts
 from operations.services.journal import JOURNALD
 from operations.services.kernel import SYSCTL
+from operations.services.resolved import RESOLVED
 
 
 @deploy("Foundation")
@@ -58,6 +59,11 @@ def foundation() -> None:
     journald = prevailing(JOURNALD)
     config_set(name="Journal in RAM", config=journald)
     unit(name="journald runs so", unit="systemd-journald", restarted_if=journald, enabled=None)
+
+    if machine["resolved"]:
+        resolved = prevailing(RESOLVED)
+        config_set(name="No names by multicast", config=resolved)
+        unit(name="systemd-resolved runs so", unit="systemd-resolved", restarted_if=resolved, enabled=None)
 
     config_set(name="Kernel settings at boot", config=prevailing(SYSCTL))
     sysctl(name="Kernel settings now", settings=host.data.sysctl_settings)

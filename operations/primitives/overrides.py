@@ -67,7 +67,7 @@ class Override:
 
 
 def settings(text: str) -> Iterator[Setting]:
-    """The lines that set something, of a unit, a drop-in, journald.conf or sysctl.conf."""
+    """The lines that set something, of a unit, a drop-in, journald.conf, resolved.conf or sysctl.conf."""
     section, continued = "", False
     for number, line in enumerate(text.splitlines(), 1):
         words = line.strip()
@@ -158,7 +158,7 @@ def _over_unit(
 
 
 def _over_folder(found: Mapping[str, str], path: str, text: str) -> Iterator[Override]:
-    """journald.conf.d and sysctl.d: the last file that names a key has it."""
+    """journald.conf.d, resolved.conf.d and sysctl.d: the last file that names a key has it."""
     ours = PurePosixPath(path)
     siblings = [one for one in FOLDERS if PurePosixPath(one).name == ours.parent.name]
     kernel = ours.parent.name == "sysctl.d"

@@ -105,6 +105,12 @@ def test_time_is_kept(node: Host) -> None:
         assert node.service("systemd-timesyncd").is_running
 
 
+def test_no_names_by_multicast(node: Host) -> None:
+    """mDNS on UDP 5353, LLMNR on UDP and TCP 5355."""
+    ports = {line.split()[4].rpartition(":")[2] for line in node.check_output("ss -Hltun").splitlines()}
+    assert ports & {"5353", "5355"} == set()
+
+
 def test_logs_are_rotated(node: Host) -> None:
     assert node.service("logrotate.timer").is_enabled
     # A log of somebody else's that is not there is an error, too, and none of ours.

@@ -28,6 +28,7 @@ def test_machine_with_everything() -> None:
         "virtualization none",
         "sudo ",
         "cloud-init yes",
+        "resolved yes",
         "clock 1000",
         "synchronised no",
     ]
@@ -38,12 +39,13 @@ def test_machine_with_everything() -> None:
         "release": "debian bookworm",
         "virtualization": "none",
         "cloud_init": True,
+        "resolved": True,
     }
 
 
 def test_a_machine_that_lacks_the_rest() -> None:
     found = parse_machine(["release debian trixie", "virtualization systemd-nspawn", "sudo ", "clock 7"], 7)
-    assert found["cloud_init"] is False
+    assert (found["cloud_init"], found["resolved"]) == (False, False)
     assert findings(found, "ncadmin") == []
 
 

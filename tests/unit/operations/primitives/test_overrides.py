@@ -193,6 +193,16 @@ def test_the_journal_is_kept_where_the_last_name_says() -> None:
     assert overriding({"/etc/sysctl.d/zzz.conf": ""} | hidden, JOURNALD) != ()
 
 
+RESOLVED = {"/etc/systemd/resolved.conf.d/zz-okome.conf": "[Resolve]\nLLMNR=no\n"}
+
+
+def test_so_are_names_looked_for() -> None:
+    for name, win in (("99-local", False), ("zzz", True)):
+        path = f"/etc/systemd/resolved.conf.d/{name}.conf"
+        found = overriding({path: "[Resolve]\nLLMNR=yes\n"}, RESOLVED)
+        assert [(str(one), one.own) for one in found] == ([(f"{path}:2 sets LLMNR", True)] if win else [])
+
+
 KERNEL = {"/etc/sysctl.d/zz-okome.conf": "net.core.somaxconn = 4096\nnet.ipv4.conf.eth0/1.rp_filter = 1\n"}
 
 
