@@ -17,6 +17,7 @@ import pytest
 from facts.interface import NETPLAN_HIDES
 from tests.conftest import AS_ROOT
 from tests.lab.conftest import ENVIRONMENT, ROOT, Lab, Run, kill_group
+from tests.lab.nmcli import only_profile
 
 DEPLOY = "tests/lab/address/cn01.py"
 # The same guard around a drop-in of sshd.
@@ -428,33 +429,13 @@ def test_what_was_told_besides_the_address_is_in_effect_after_the_boot(node: Nod
         assert "lan.example" in node.lab.execute("resolvectl", "domain", "host0")
 
 
-# What `nmcli` leaves behind where it keeps its profiles with netplan.
-BY_NMCLI = """network:
-  version: 2
-  ethernets:
-    NM-5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e:
-      renderer: NetworkManager
-      match: {name: host0}
-      addresses: [192.168.86.19/24]
-      nameservers: {addresses: [192.168.86.1]}
-      networkmanager:
-        uuid: 5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e
-        name: lan
-        passthrough: {ipv4.address1: "192.168.86.19/24,192.168.86.1", ipv4.method: manual}
-"""
-
-
 @pytest.mark.parametrize("node", ["netplan"], indirect=True)
-def test_somebody_elses_file_of_netplan_that_says_the_same_is_right_as_it_is(node: Node) -> None:
-    path = "/etc/netplan/90-NM-5ba7fbd2-4f31-4f76-8b69-bd1b4b7a1f9e.yaml"
-    node.lab.execute(
-        "sh", "-c",
-        f"rm /etc/netplan/*.yaml; umask 077; echo '{BY_NMCLI}' > {path}; netplan generate &&"
-        " nmcli connection reload && nmcli connection up lan",
-    )  # fmt: skip
-    assert node.addresses() == [FINAL]
+def test_a_profile_of_nmcli_that_netplan_keeps_and_that_says_the_same_is_right_as_it_is(node: Node) -> None:
+    static = "ipv4.method", "manual", "ipv4.addresses", f"{FINAL}/24", "ipv4.gateway", "192.168.86.1"
+    file = only_profile(node.lab, *static, "ipv4.dns", "192.168.86.1")
+    wait("its address", lambda: node.addresses() == [FINAL])
     assert node.changed(FINAL) == 0
-    assert node.lab.execute("ls", "/etc/netplan").split() == [path.rpartition("/")[2]]
+    assert node.lab.execute("ls", "/etc/netplan").split() == [file.rpartition("/")[2]]
 
 
 @pytest.mark.parametrize("node", ["networkmanager"], indirect=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.lab.conftest import Lab
+from tests.lab.nmcli import only_profile
 from tests.lab.runs import assert_no_change, cut_at, killed_at, undisturbed
 
 
@@ -24,14 +25,39 @@ def test_site_goes_on_without_a_node_that_is_down(lab: Lab) -> None:
     assert_no_change(lab.deploy("--limit", "backends", deploy="deploys/site.py"))
 
 
+VALKEY = """
+apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends valkey-server
+valkey-cli set old 1 && valkey-cli save
+"""
+VALKEYS = "find /etc/valkey /var/lib/valkey -type f -exec sha256sum {} + | sort"
+
+
 def test_trixie(lab: Lab) -> None:
-    address = lab.fresh(suite="trixie")
+    """Raspberry Pi OS with a lease by a profile of nmcli's, and a Valkey that has data: it keeps both."""
+    lab.fresh(suite="trixie", manager="netplan")
+    file = only_profile(lab, "ipv4.method", "auto", "ipv4.dns-search", "lan.example")
+    profile = lab.execute("cat", file)
+    lab.execute("sh", "-ec", VALKEY)
+    address = lab.address()
+    refused = lab.deploy(address=address)
+    assert refused.status != 0
+    assert "port 6379, which Redis needs, is taken by valkey-server (pid " in refused.output
+    assert "`systemctl disable --now valkey-server.service`, or choose another redis_port" in refused.output
+    assert "okome" not in lab.execute("find", "/etc", "/var/lib", "/usr/local")
+    assert lab.execute("valkey-cli", "get", "old").strip() == "1"
+
+    lab.execute("systemctl", "disable", "--now", "valkey-server")
+    valkeys = lab.execute("sh", "-c", VALKEYS)
+    assert "/var/lib/valkey/dump.rdb" in valkeys
     first = lab.deploy(address=address)
     assert first.status == 0, first.output
     assert_no_change(lab.deploy())
     lab("power", "cn01", "reboot")
     lab.verify()
     assert_no_change(lab.deploy())
+    assert lab.execute("sh", "-c", VALKEYS) == valkeys
+    assert lab.execute("cat", file) == profile
+    assert "search lan.example" in lab.execute("cat", "/etc/resolv.conf")
 
 
 # operation that begins, seconds after that
