@@ -36,6 +36,7 @@ from okome.errors import EvictingServerError, StateLostError
 from okome.keys import Keyspace
 from okome.ledger import Ledger
 from okome.local_share import LocalShare
+from okome.owed import Owed
 from okome.reseeding import Reseeding
 from okome.rules import Charge, Rule, Rules, require_amount
 from okome.settlement import Settlement
@@ -143,13 +144,17 @@ class Budgets:
         )
         self._deciding = deciding
         self._sharing = on_unavailable != "deny"
+        self._owed = Owed(self._settlement.settle, self._tasks, self.counts)
         self._asking: asyncio.Task[None] | None = None
         self._refused = False  # whether Redis, though there, did not decide what it was asked last
         self._checked = False
         self._checking = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self.check()
+        try:
+            await self.check()
+        except sqlite3.Error:
+            log.exception("the ledger could not be read: it is asked again before the first decision")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -162,6 +167,8 @@ class Budgets:
         self._loop.require()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=SETTLING)
+        if self._owed:
+            log.error("what %d leases spent is not recorded: the ledger did not take it", len(self._owed))
         await self._wire.aclose()
 
     async def check(self) -> None:
@@ -321,8 +328,9 @@ class Budgets:
 
     def commit_soon(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
         """As commit, in a task of its own that `aclose` waits for: who pays has his answer by then, or has hung up.
-        Raises ValueError for amounts that can't be. What can't be recorded is logged and counted; the lease ends by
-        itself, and is charged as it was reserved if it was started.
+        Raises ValueError for amounts that can't be. What the ledger does not take, since its disk is full, is tried
+        again until it does. What can't be recorded is logged and counted; the lease ends by itself, and is charged as
+        it was reserved if it was started.
         """
         self._loop.require()
         self._tasks.spawn(self._commit_or_log(lease, _spent(lease, actual)))
@@ -330,7 +338,9 @@ class Budgets:
     async def _commit_or_log(self, lease: Lease, amounts: Mapping[str, int]) -> None:
         try:
             await self._settlement.settle(lease, amounts)
-        except (sqlite3.Error, StateLostError):
+        except sqlite3.Error:
+            self._owed.add(lease, amounts)
+        except StateLostError:
             log.exception("what was spent could not be recorded")
 
     async def refund(self, lease: Lease) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +29,12 @@ QUESTION = {
 
 
 @contextmanager
-def running(url: str, folder: Path, *options: str) -> Iterator[httpx.Client]:
+def running(url: str, folder: Path, *options: str, under: Sequence[str] = ()) -> Iterator[httpx.Client]:
+    """`under`: a command that becomes the one that follows it."""
     port = free_port()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "okome.planner", "--listen", f"127.0.0.1:{port}"),
+            *(*under, sys.executable, "-m", "okome.planner", "--listen", f"127.0.0.1:{port}"),
             *("--ledger", str(folder / "ledger.sqlite"), "--latency", "0.05", *options),
         ],
         cwd=Path(__file__).parents[3],
