@@ -1,33 +1,38 @@
 """The budgets' Lua, for Redis 7.0: one call, one decision, all or nothing. Time is Redis's.
 
-A rate is a string: the theoretical arrival time of GCRA, in seconds; in debt, which is beyond its burst, also the
-time of writing. A cap is a hash, so that it is lost as a
-whole or not at all: s spent (its presence is the seed mark), r reserved, d debt, n when a lease of it expires
-next (ms), L:lease "state amount expiry" with state N (reserved), S (started) or B (by the book: the ledger has
-its start, but not whether it fitted), T:lease "end charged expiry", the tombstone of a lease that expired (end E)
-or was settled (end S). An expired lease may still start or be settled, which changes s by the difference to the
-tombstone alone; of a settled one nothing changes any more.
+A rate is one MessagePack array, times in seconds: when it was written; how far the theoretical arrival time of GCRA,
+which smooths bursts and works off debt, was ahead of that; then, for each slot in which something was admitted, when
+it was last and how much. Slots are a fixed part of the window. What was admitted counts as a whole until its slot's
+last has left the window: never too little, for at most a slot too long, and so in no window more than the limit. A
+cap is a hash, so that it is lost as a whole or not at all: s spent (its presence is the seed mark), r reserved, d
+debt, n when a lease of it expires next (ms), L:lease "state amount expiry" with state N (reserved), S (started) or B
+(by the book: the ledger has its start, but not whether it fitted), T:lease "end charged expiry", the tombstone of a
+lease that expired (end E) or was settled (end S). An expired lease may still start or be settled, which changes s by
+the difference to the tombstone alone; of a settled one nothing changes any more.
 
 The clock may have been set back: a Pi has none that outlives a power cut. An instant that is later than it can be was
-written before that, and is brought back to the latest that is possible now.
+written before that, and is brought back to the latest that is possible now; a rate as if it had been written now.
 
-KEYS: the lease's marker (R reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack array of
-lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
-there is a ledger (else the epoch is the seed mark), the rules, and the longest life of a lease (ms).
+KEYS: the lease's marker (R and when it was reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack
+array of lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
+there is a ledger (else the epoch is the seed mark), the rules, the lives of a lease that has not and of one that has
+started (ms), and the slots of a rate's window.
 """
 
 from okome.connection import Script
 
 _CAP = """
-local redis_call = redis.call
+local redis_call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local call = cmsgpack.unpack(ARGV[1])
-local lease, ttl, retention, ledger, rules, longest = call[1], call[2], call[3], call[4], call[5], call[6]
+local lease, ttl, retention, ledger, rules = call[1], call[2], call[3], call[4], call[5]
+local waits, works, slots = call[6], call[7], call[8]
 local time = redis_call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local now_ms = math.floor(now * 1000)
+local now_ms = floor(now * 1000)
 local held_as, ended_as = 'L:' .. lease, 'T:' .. lease
 -- A sweep puts off the next one by a little, which is not to be taken for a clock that was set back.
-local impossible = now_ms + longest + 60000
+local late = now_ms + 60000
+local impossible = late + max(waits, works)
 
 -- Refund expired leases that never started, charge those that did, forget old tombstones, and let none live on.
 local function sweep(key)
@@ -43,8 +48,9 @@ local function sweep(key)
     if kind == 'L:' then
       local state, amount, expiry = string.match(value, '(%a) (%d+) (%d+)')
       amount, expiry = tonumber(amount), tonumber(expiry)
-      if expiry > impossible then
-        expiry = now_ms + longest
+      local life = state == 'N' and waits or works
+      if expiry > late + life then
+        expiry = now_ms + life
         set[#set + 1] = name
         set[#set + 1] = string.format('%s %.0f %.0f', state, amount, expiry)
       end
@@ -61,10 +67,10 @@ local function sweep(key)
       gone[#gone + 1] = name
     end
   end
-  for i = 1, #gone, 100 do redis_call('HDEL', key, unpack(gone, i, math.min(i + 99, #gone))) end
-  for i = 1, #set, 100 do redis_call('HSET', key, unpack(set, i, math.min(i + 99, #set))) end
+  for i = 1, #gone, 100 do redis_call('HDEL', key, unpack(gone, i, min(i + 99, #gone))) end
+  for i = 1, #set, 100 do redis_call('HSET', key, unpack(set, i, min(i + 99, #set))) end
   -- The next sweep not before it has paid off: leases that expire one by one must not cost a sweep each.
-  if nearest then nearest = math.max(nearest, now_ms + math.ceil(#all / 20)) end
+  if nearest then nearest = max(nearest, now_ms + ceil(#all / 20)) end
   redis_call('HSET', key, 's', spent, 'r', reserved, 'n', nearest or 0)
   return spent, reserved, nearest or 0
 end
@@ -93,30 +99,59 @@ end
 
 local function whole(x) return string.format('%.0f', x) end
 
--- When all that a rate has given out is back: now, or later. What is brought back is written: it has to go by from
--- now on, and would stand still if it were brought back anew each time, as who is denied writes nothing.
-local function arrival(key, burst)
+local function remember(key, state, per)
+  local life = ceil(max(state[2], per) * 1000) + 1
+  redis_call('SET', key, cmsgpack.pack(state), 'PX', whole(life))
+end
+
+-- Its state as of now, and how much of it is in the window. One of the future is brought back and written: it has to
+-- go by from now on, and would stand still if it were brought back anew each time, as who is denied writes nothing.
+local function rate(key, per)
   local stored = redis_call('GET', key)
-  if not stored then return now end
-  local tat, written = tonumber(stored), nil
-  if tat then
-    if tat <= now + burst + 0.001 then return math.max(tat, now) end
-    tat = now + burst
-    redis_call('SET', key, string.format('%.6f', tat), 'PX', math.ceil(burst * 1000) + 1)
-    return tat
+  if not stored then return {now, 0}, 0 end
+  local was = cmsgpack.unpack(stored)
+  local ahead = max(0, was[1] - now)
+  local left, used, n = now - per + ahead, 0, #was
+  was[2] = max(0, was[2] - max(0, now - was[1]))
+  was[1] = now
+  if ahead == 0 and (n == 2 or was[3] > left) then  -- all of it counts, as it stands
+    for i = 4, n, 2 do used = used + was[i] end
+    return was, used
   end
-  tat, written = string.match(stored, '(%S+) (%S+)')
-  tat, written = tonumber(tat), tonumber(written)
-  if written > now + 0.001 then
-    tat = tat - (written - now)
-    redis_call('SET', key, string.format('%.6f %.6f', tat, now), 'PX', math.ceil((tat - now) * 1000))
+  local state = {was[1], was[2]}
+  for i = 3, n, 2 do
+    local at, amount = was[i], was[i + 1]
+    if at > left then
+      state[#state + 1], state[#state + 2] = at - ahead, amount
+      used = used + amount
+    end
   end
-  return math.max(now, tat)
+  if ahead > 0 then remember(key, state, per) end
+  return state, used
+end
+
+local function admit(state, amount, per)
+  local n, slot = #state, per / slots
+  if n > 2 and floor(state[n - 1] / slot) == floor(now / slot) then
+    state[n - 1], state[n] = now, state[n] + amount
+  else
+    state[n + 1], state[n + 2] = now, amount
+  end
+end
+
+-- Seconds until so much has left the window.
+local function passes(state, amount, per)
+  local last = now
+  for i = 3, #state, 2 do
+    if amount <= 0 then break end
+    last, amount = state[i] + per, amount - state[i + 1]
+  end
+  return last - now
 end
 """
 
-# Rules, five each in one list, which is read faster than lists in a list: R, amount, seconds per unit, seconds of
-# burst, the same in ms (text); or C, amount, limit, begin and end of the period (s).
+# Rules, six each in one list, which is read faster than lists in a list: R, amount, limit, burst, window (s), the same
+# in ms (text); or C, amount, limit, begin and end of the period (s), and nothing.
 # Returns {outcome, s, us, rule, retry (ms, -1 never), left (less than 0: debt), reset (ms), left, reset...};
 # outcome OK, DENIED, LOST, SETTLED where the lease has ended, or PERIOD where the caller's idea of the calendar is
 # wrong.
@@ -126,10 +161,10 @@ RESERVE = Script(
 local marker = redis_call('GET', KEYS[1])
 local again = marker
 local known_zero = not ledger and redis_call('GET', KEYS[2])
-local state = {}
+local state, counts = {}, {}
 -- The caps first: the marker may have been evicted, and they tell as well whether this lease was here before.
 for i = 3, #KEYS do
-  local at = (i - 3) * 5
+  local at = (i - 3) * 6
   if rules[at + 1] == 'C' then
     if now < rules[at + 4] or now >= rules[at + 5] then return {'PERIOD', time[1], time[2], i - 2, 0} end
     local spent, reserved, nearest, fresh, held, ended = cap(KEYS[i], known_zero)
@@ -140,26 +175,27 @@ for i = 3, #KEYS do
 end
 local answer = {again == 'S' and 'SETTLED' or 'OK', time[1], time[2], 0, 0}
 for i = 3, #KEYS do
-  local at = (i - 3) * 5
+  local at = (i - 3) * 6
   local amount = again and 0 or rules[at + 2]
   if rules[at + 1] == 'R' then
-    local interval, burst = rules[at + 3], rules[at + 4]
-    local before = arrival(KEYS[i], burst)
-    local after = before + amount * interval
-    -- A microsecond of grace: a float can't hold every sum of intervals.
-    local over = after - now - burst - 1e-6
-    if over > 0 and amount > 0 and not again then
-      local retry = amount * interval > burst + 1e-6 and -1 or math.ceil(over * 1000)
-      if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
-        answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
+    local limit, burst, per = rules[at + 3], rules[at + 4], rules[at + 5]
+    local s, used = rate(KEYS[i], per)
+    state[i], counts[i] = s, used
+    if amount > 0 and not again then
+      local interval, excess = per / max(1, limit), used + amount - limit
+      -- A microsecond of grace: a float can't hold every sum of intervals.
+      local over = s[2] + (amount - burst) * interval - 1e-6
+      if excess > 0 or over > 0 then
+        local retry = amount > burst and -1 or ceil(max(over, passes(s, excess, per)) * 1000)
+        if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
+          answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
+        end
       end
-      after = before
     end
-    state[i] = {after, before}
   else
     local limit, ends, s = rules[at + 3], rules[at + 5], state[i]
     if amount > 0 and s[1] + s[2] + amount > limit and not again then
-      local retry = amount > limit and -1 or math.ceil((ends - now) * 1000)
+      local retry = amount > limit and -1 or ceil((ends - now) * 1000)
       if answer[1] == 'OK' or retry < 0 or (answer[5] >= 0 and retry > answer[5]) then
         answer[1], answer[4], answer[5] = 'DENIED', i - 2, retry
       end
@@ -168,15 +204,19 @@ for i = 3, #KEYS do
 end
 local granted = answer[1] == 'OK' and not again
 for i = 3, #KEYS do
-  local at, s = (i - 3) * 5, state[i]
+  local at, s = (i - 3) * 6, state[i]
   local amount = rules[at + 2]
   if rules[at + 1] == 'R' then
-    local interval, burst = rules[at + 3], rules[at + 4]
-    local tat = granted and s[1] or s[2]
-    -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
-    if granted and amount > 0 then redis_call('SET', KEYS[i], string.format('%.6f', tat), 'PX', rules[at + 5]) end
-    answer[#answer + 1] = math.floor((burst - (tat - now)) / interval + 1e-6)
-    answer[#answer + 1] = math.ceil((tat - now) * 1000)
+    local limit, burst, per = rules[at + 3], rules[at + 4], rules[at + 5]
+    local interval, used = per / max(1, limit), counts[i]
+    if granted and amount > 0 then
+      s[2], used = s[2] + amount * interval, used + amount
+      admit(s, amount, per)
+      -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
+      redis_call('SET', KEYS[i], cmsgpack.pack(s), 'PX', rules[at + 6])
+    end
+    answer[#answer + 1] = min(limit - used, floor(burst - s[2] / interval + 1e-6))
+    answer[#answer + 1] = ceil(max(s[2], passes(s, used + burst - limit, per)) * 1000)
   else
     local limit, ends = rules[at + 3], rules[at + 5]
     local reserved = s[2]
@@ -189,14 +229,16 @@ for i = 3, #KEYS do
       else
         redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(reserved), 'n', whole(expiry), held_as, hold)
       end
-      if s[4] then redis_call('PEXPIRE', KEYS[i], math.ceil((ends - now) * 1000) + 86400000) end
+      if s[4] then redis_call('PEXPIRE', KEYS[i], ceil((ends - now) * 1000) + 86400000) end
     end
     answer[#answer + 1] = limit - s[1] - reserved
-    answer[#answer + 1] = math.ceil((ends - now) * 1000)
+    answer[#answer + 1] = ceil((ends - now) * 1000)
   end
 end
 if answer[1] == 'OK' and not marker then
-  redis_call('SET', KEYS[1], 'R', 'PX', string.format('%.0f', ttl + retention))
+  -- Of one that the caps alone remember nobody knows when that was.
+  local reserved = again and 'R0 0' or 'R' .. time[1] .. ' ' .. time[2]
+  redis_call('SET', KEYS[1], reserved, 'PX', whole(ttl + retention))
 end
 return answer
 """
@@ -231,14 +273,13 @@ for i = 3, #KEYS do
   redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
     held_as, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
 end
-if redis_call('GET', KEYS[1]) == 'R' then
-  redis_call('SET', KEYS[1], 'R', 'PX', ttl + retention)
-end
+redis_call('PEXPIRE', KEYS[1], whole(ttl + retention))
 return {'OK', time[1], time[2], 0, 0}
 """
 )
 
-# Rules: R, reserved, actual, seconds per unit, seconds of burst; or C, reserved, actual, end of the period (s).
+# Rules: R, reserved, actual, limit, window (s); or C, reserved, actual, end of the period (s). A rate gets back what it
+# gets where that was taken; what it did cost beyond that is admitted now, whether or not it fits.
 # Returns {OK or LOST, s, us, rule, 0}.
 SETTLE = Script(
     _CAP
@@ -252,10 +293,12 @@ for i = 3, #KEYS do
     state[i] = {spent, reserved, nearest, fresh}
   end
 end
-local marker = redis_call('GET', KEYS[1])
+local seconds, microseconds = string.match(redis_call('GET', KEYS[1]) or '', 'R(%d+) (%d+)')
+local reserved_at = seconds and tonumber(seconds) + tonumber(microseconds) / 1e6
 for i = 3, #KEYS do
-  local estimate, actual, last = rules[i - 2][2], rules[i - 2][3], rules[i - 2][4]
+  local estimate, actual = rules[i - 2][2], rules[i - 2][3]
   if state[i] then
+    local last = rules[i - 2][4]
     local spent, reserved = state[i][1], state[i][2]
     local f = redis_call('HMGET', KEYS[i], held_as, ended_as, 'd')
     local debt, charged, covered = tonumber(f[3] or 0), 0, 0
@@ -270,20 +313,27 @@ for i = 3, #KEYS do
       if string.sub(f[2], 1, 1) == 'S' then actual = charged end
     end
     redis_call('HSET', KEYS[i], 's', whole(spent + actual - charged), 'r', whole(reserved),
-      'd', whole(debt + math.max(0, actual - covered)),
+      'd', whole(debt + max(0, actual - covered)),
       ended_as, string.format('S %.0f %.0f', actual, now_ms + retention))
     if state[i][4] then
-      redis_call('PEXPIRE', KEYS[i], math.max(0, math.ceil((last - now) * 1000)) + 86400000)
+      redis_call('PEXPIRE', KEYS[i], max(0, ceil((last - now) * 1000)) + 86400000)
     end
-  elseif marker == 'R' and actual ~= estimate then
-    local burst = rules[i - 2][5]
-    local tat = arrival(KEYS[i], burst) + (actual - estimate) * last
-    if tat > now then
-      local value = tat > now + burst and string.format('%.6f %.6f', tat, now) or string.format('%.6f', tat)
-      redis_call('SET', KEYS[i], value, 'PX', math.ceil((tat - now) * 1000))
+  elseif reserved_at and actual ~= estimate then
+    local limit, per = rules[i - 2][4], rules[i - 2][5]
+    local s = rate(KEYS[i], per)
+    s[2] = max(0, s[2] + (actual - estimate) * per / max(1, limit))
+    if actual > estimate then
+      admit(s, actual - estimate, per)
     else
-      redis_call('DEL', KEYS[i])
+      local slot = per / slots
+      for n = 3, #s, 2 do
+        if floor(s[n] / slot) == floor(reserved_at / slot) then
+          s[n + 1] = max(0, s[n + 1] - (estimate - actual))
+          break
+        end
+      end
     end
+    remember(KEYS[i], s, per)
   end
 end
 redis_call('SET', KEYS[1], 'S', 'PX', retention)

@@ -18,7 +18,7 @@ from okome.connection import Clock, Line, Script
 from okome.decision import mark_of
 from okome.keys import Keyspace, digest
 from okome.ledger_file import Account
-from okome.rules import Charge
+from okome.rules import SLOTS, Charge
 
 _PACK = msgspec.msgpack.Encoder().encode
 _SEED_MS = 60_000  # to read the ledger, which may be busy, and write what was read
@@ -72,7 +72,6 @@ class Wire:
         self._timeout = timeout
         self._limit = self._line.limit(timeout)
         self._lease_ms, self._started_ms, self._retention_ms = lease_ms, started_ms, retention_ms
-        self._longest_ms = max(lease_ms, started_ms)
         self._ledger = ledger
 
     async def aclose(self) -> None:
@@ -110,7 +109,8 @@ class Wire:
         self, script: Script, mark: str, charges: Sequence[Charge], ttl: int, rules: Sequence[Any]
     ) -> Answer:
         keys = [self._key("lease", mark).encode(), self._epoch, *[charge.wire for charge in charges]]
-        packed = _PACK([mark, ttl, self._retention_ms, self._ledger, rules, self._longest_ms])
+        lives = self._lease_ms, self._started_ms
+        packed = _PACK([mark, ttl, self._retention_ms, self._ledger, rules, *lives, SLOTS])
         sent = self._clock.monotonic()
         if self._limit is None:
             answer = await script(self._line, keys, packed)

@@ -15,6 +15,8 @@ from okome.headers import Quota
 from okome.keys import Keyspace, digest
 
 MAX_AMOUNT = 2**53 - 1  # Lua counts in doubles
+SLOTS = 16
+"""Of a rate's window: what was admitted may count for a sixteenth of it too long, and a state has no more entries."""
 _SUBJECTS = 4096  # whose keys are kept
 
 
@@ -83,7 +85,12 @@ class _Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate(_Rule):
-    """`limit` units per `per` seconds, smoothly (GCRA), `burst` of them at once (all, by default)."""
+    """At most `limit` units in any window of `per` seconds, however they are spread: what was admitted comes back when
+    it has left the window, and at most `per` / SLOTS later. For each user there are no more than twice SLOTS numbers.
+
+    `burst`: so many of them at once (all, by default), and then smoothly, one every `per` / `limit` seconds (GCRA).
+    What was spent beyond the limit is debt, and is worked off at that pace.
+    """
 
     per: float = 60.0
     burst: int | None = None
@@ -96,23 +103,25 @@ class Rate(_Rule):
             self._require_whole("burst", self.burst)
         if not 0 < self.per < math.inf or (self.burst is not None and self.burst < 1):
             raise ValueError(f"{self.name}: per and burst are positive")
+        if self.burst is not None and self.limit and self.burst > self.limit:
+            raise ValueError(f"{self.name}: burst is at most the limit, {self.limit}, and not {self.burst}")
         if self.interval < 1e-6:
             raise ValueError(f"{self.name}: at most a million units a second can be told apart")
 
     @cached_property
     def interval(self) -> float:
-        """Seconds for one unit to come back."""
+        """Seconds for one unit to come back, smoothly."""
         return self.per / (self.limit or 1)
 
     @cached_property
-    def tolerance(self) -> float:
-        """Seconds that may be taken in advance."""
-        return self.interval * (self.limit if self.burst is None or not self.limit else self.burst)
+    def at_once(self) -> int:
+        """Units."""
+        return self.limit if self.burst is None or not self.limit else self.burst
 
     @cached_property
     def life(self) -> str:
-        """Milliseconds for which any state of it means something."""
-        return str(math.ceil(self.tolerance * 1000) + 1)
+        """Milliseconds for which any state of it without debt means something."""
+        return str(math.ceil(self.per * 1000) + 1)
 
     def period_around(self, now: float) -> tuple[int, int]:
         """It has none."""
@@ -120,18 +129,18 @@ class Rate(_Rule):
 
     def state_of(self, whom: str, begin: int) -> tuple[str, str]:
         """Kind and name of the key that holds it for `whom` (a digest)."""
-        return "rate", f"{self.name}:{whom}"
+        return "window", f"{self.name}:{whom}"
 
     def reserving(self, charge: "Charge") -> tuple[str | int | float, ...]:
         """As RESERVE wants it."""
-        return "R", charge.amount, self.interval, self.tolerance, self.life
+        return "R", charge.amount, self.limit, self.at_once, self.per, self.life
 
     def settling(self, charge: "Charge", actual: int) -> list[str | int | float]:
         """As SETTLE wants it."""
-        return ["R", charge.amount, actual, self.interval, self.tolerance]
+        return ["R", charge.amount, actual, self.limit, self.per]
 
     def quota(self, charge: "Charge", left: int, reset: float) -> Quota:
-        return Quota(self.name, self.unit, self.limit, max(0, left), self.per, reset, max(0, -left))
+        return _quota(self, left, self.per, reset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +168,23 @@ class Cap(_Rule):
 
     def reserving(self, charge: "Charge") -> tuple[str | int | float, ...]:
         """As RESERVE wants it."""
-        return "C", charge.amount, self.limit, charge.begin, charge.end
+        return "C", charge.amount, self.limit, charge.begin, charge.end, 0
 
     def settling(self, charge: "Charge", actual: int) -> list[str | int | float]:
         """As SETTLE wants it."""
         return ["C", charge.amount, actual, charge.end]
 
     def quota(self, charge: "Charge", left: int, reset: float) -> Quota:
-        period = charge.end - charge.begin
-        return Quota(self.name, self.unit, self.limit, max(0, left), period, reset, max(0, -left))
+        return _quota(self, left, charge.end - charge.begin, reset)
 
 
 Rule = Rate | Cap
+
+
+def _quota(rule: _Rule, left: int, window: float, reset: float) -> Quota:
+    if left < 0:
+        return Quota(rule.name, rule.unit, rule.limit, 0, window, reset, -left)
+    return Quota(rule.name, rule.unit, rule.limit, left, window, reset)
 
 
 class Charge(msgspec.Struct, frozen=True):

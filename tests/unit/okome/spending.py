@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from okome import Budgets, Cap, Lease, Period, Rate
 
 ANN = {"user": "ann", "model": "large", "tier": "free"}
@@ -29,3 +31,10 @@ async def left(budgets: Budgets, unit: str = "tokens") -> int:
     """What is left of the only rule for `unit`, asked for by a reservation of nothing."""
     decision = await budgets.reserve(ANN, {unit: 0})
     return decision.quotas[0].remaining
+
+
+def moved(state: bytes, seconds: float) -> bytes:
+    """A rate's state, as if all of it had happened so much later."""
+    written, owed, *admitted = msgspec.msgpack.decode(state)
+    admitted[::2] = [at + seconds for at in admitted[::2]]
+    return msgspec.msgpack.encode([written + seconds, owed, *admitted])

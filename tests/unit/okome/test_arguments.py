@@ -511,6 +511,7 @@ def test_a_period_may_be_named() -> None:
         ({"per": math.nan}, ValueError),
         ({"burst": 1.5}, TypeError),
         ({"burst": 0}, ValueError),
+        ({"burst": 11}, ValueError),
     ],
 )
 def test_a_rate_has_numbers(change: dict[str, Any], kind: type[Exception]) -> None:

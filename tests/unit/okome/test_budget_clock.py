@@ -10,7 +10,7 @@ import pytest
 
 from bench.redis_server import RedisServer
 from okome import Cap, Outcome, Rate
-from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted, left
+from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted, left, moved
 from tests.unit.okome.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +22,8 @@ def set_back(server: RedisServer) -> None:
     redis: Any = server.admin
     for key in redis.scan_iter("*"):
         kind = redis.type(key)
-        if b":rate:" in key:
-            instants = [float(one) + HOUR for one in (redis.get(key)).split()]
-            redis.set(key, " ".join(f"{one:.6f}" for one in instants), px=7_200_000)
+        if b":window:" in key:
+            redis.set(key, moved(redis.get(key), HOUR), px=7_200_000)
         elif kind == b"hash":
             for name, value in (redis.hgetall(key)).items():
                 if name[:2] in (b"L:", b"T:"):

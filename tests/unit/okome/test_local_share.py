@@ -27,9 +27,29 @@ def test_a_share_of_the_rate_comes_back_with_the_time() -> None:
         assert [share.take([charge(1)]) for _ in range(5)] == [None] * 5
         refused = share.take([charge(1)])
         assert refused is not None
-        assert refused.retry_after == pytest.approx(720)  # s, for one of five an hour
+        assert refused.retry_after == pytest.approx(3600)  # s: all of it was admitted just now
         assert share.take([charge(1, whom="bob")]) is None
-        hours.passed += 2
+        hours.passed += 1
+
+
+def test_a_share_of_the_burst_comes_back_smoothly() -> None:
+    hours, smooth = Hours(), Rate(name="rph", by=("user",), unit="requests", limit=10, per=3600, burst=4)
+    share = LocalShare(0.5, hours)
+    assert [share.take([charge(1, smooth)]) for _ in range(2)] == [None] * 2
+    refused = share.take([charge(1, smooth)])
+    assert refused is not None
+    assert refused.retry_after == pytest.approx(720)  # s, for one of five an hour
+
+
+def test_a_share_of_less_than_one_is_one_in_a_longer_window() -> None:
+    hours = Hours()
+    share = LocalShare(0.05, hours)
+    assert share.take([charge(1)]) is None
+    refused = share.take([charge(1)])
+    assert refused is not None
+    assert refused.retry_after == pytest.approx(7200)
+    hours.passed += 2
+    assert share.take([charge(1)]) is None
 
 
 def test_more_than_the_burst_never_fits_and_one_unit_always_does() -> None:
