@@ -174,6 +174,11 @@ REFUSALS = {
             "NetworkManager and dhcpcd both configure host0",
         ),
         (
+            "systemctl enable --now dhcpcd",  # its lease comes some seconds later
+            "systemctl disable --now dhcpcd; nmcli device connect host0",
+            "NetworkManager and dhcpcd both configure host0",
+        ),
+        (
             "mkdir /run/systemd/system/NetworkManager.service.d;"
             " printf '[Service]\\nRestart=no\\n' > /run/systemd/system/NetworkManager.service.d/x.conf;"
             " systemctl daemon-reload; systemctl kill -s KILL NetworkManager;"
