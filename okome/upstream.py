@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
 import msgspec
+from yarl import URL
 
 from okome import openai
 from okome.openai import ApiError, ChatRequest
 
 CONNECT = 5.0  # s
+KEPT = 4.0  # s that a connection is kept for another request; uvicorn, and so vLLM, closes it after 5
 MAX_EVENT = 8 * 1024 * 1024  # bytes
 
 
@@ -26,16 +29,10 @@ class Upstream:
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 300.0) -> None:
+        self._base = _base(url)
         self._key = key
         self._timeout = timeout
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._client = httpx.AsyncClient(
-            base_url=_base(url),
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=CONNECT),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            trust_env=False,  # a proxy of the environment is for the world outside
-        )
+        self._session: aiohttp.ClientSession | None = None
         self.counts: Counter[str] = Counter()
 
     def check(self, chat: ChatRequest) -> None:
@@ -43,7 +40,7 @@ class Upstream:
 
     async def complete(self, asked: Mapping[str, Any], chat: ChatRequest, spent: Counter[str]) -> bytes:
         async with self._asked("POST", "chat/completions", asked) as response:
-            answer = _object(await response.aread())
+            answer = _object(await response.read())
         if "choices" not in answer:
             raise self._refusal(502, answer)
         answer.pop("id", None)
@@ -82,32 +79,47 @@ class Upstream:
 
     async def models(self) -> list[dict[str, Any]]:
         async with self._asked("GET", "models") as response:
-            found = _object(await response.aread()).get("data")
+            found = _object(await response.read()).get("data")
         return found if isinstance(found, list) else []
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    def _client(self) -> aiohttp.ClientSession:
+        """Made at the first use, for it belongs to that event loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=self._timeout),
+                headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
 
     @asynccontextmanager
     async def _asked(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         self.counts["requests"] += 1
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        asking = self._client().request(
+            method, self._base / path, data=content, headers=headers, allow_redirects=False
+        )
         try:
-            async with self._client.stream(method, path, content=content, headers=headers) as response:
-                if response.status_code != 200:
-                    raise self._refusal(response.status_code, await response.aread(), response.headers)
+            async with asking as response:
+                if response.status != 200:
+                    raise self._refusal(response.status, await response.read(), response.headers)
                 yield response
-        except httpx.TimeoutException:
+        except TimeoutError:
             self.counts["timeouts"] += 1
             raise ApiError(
                 504,
                 f"the upstream did not answer within {self._timeout:g} s",
                 code="upstream_timeout",
             ) from None
-        except httpx.HTTPError:
+        except aiohttp.ClientError:
             self.counts["unreachable"] += 1
             raise ApiError(
                 502,
@@ -146,16 +158,17 @@ class Upstream:
         )
 
 
-def _base(url: str) -> str:
+def _base(url: str) -> URL:
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
+        parsed = urlsplit(url)
+        base = URL(url)
+    except (ValueError, TypeError, AttributeError):
         raise ValueError("the upstream's URL is not one") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not parsed.hostname:
         raise ValueError("the upstream's URL is http://HOST:PORT or https://HOST, with or without /v1")
-    if parsed.userinfo:
+    if parsed.username is not None or parsed.password is not None:
         raise ValueError("the upstream's key does not belong in its URL: use a file or OKOME_UPSTREAM_KEY")
-    return url.rstrip("/") + ("" if parsed.path.strip("/") else "/v1") + "/"
+    return base if base.path.strip("/") else base / "v1"
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -176,12 +189,12 @@ def _charge(usage: object, spent: Counter[str]) -> None:
         spent["tokens"] = total
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The data of server-sent events, each on a line of its own: so do all of them. llama.cpp used to send an error as
     a field of that name.
     """
     pending = b""
-    async for part in response.aiter_bytes():
+    async for part in response.content.iter_any():
         *lines, pending = (pending + part).split(b"\n")
         for line in lines:
             field, _, value = line.rstrip(b"\r").partition(b":")
