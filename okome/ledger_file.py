@@ -307,7 +307,9 @@ def prune(connection: sqlite3.Connection, now: float) -> bool:
         done += rows + connection.execute(_FORGET, (now - KEEP_SUMS, PRUNED)).rowcount
         free = _value(connection, "PRAGMA freelist_count")
         if free > _PAGES and free * _SLACK > _value(connection, "PRAGMA page_count"):
-            done += len(connection.execute(f"PRAGMA incremental_vacuum({PRUNED})").fetchall()) or 1
+            for _ in range(min(free, PRUNED)):  # Python asks for one step of it, whatever the number
+                connection.execute("PRAGMA incremental_vacuum(1)")
+            done += free
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
