@@ -23,6 +23,7 @@ from okome.chat import Chat, Source, failed, refused
 from okome.openai import ApiError
 
 _CHAT = "/v1/chat/completions"
+_SERVED = f"POST {_CHAT} and GET /v1/models are, and /health, /metrics and /assets"
 HEALTH = 0.1  # s for which /health waits for what it asks; CN00's probe has 0.3 s in all
 
 _ASSETS = {
@@ -89,6 +90,7 @@ class Planner:
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _not_served, ApiError: _refused, Exception: _failed},
         )
+        self._routed.router.redirect_slashes = False  # to an address that a client may not reach us by
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. What most requests are for takes no way through Starlette's layers."""
@@ -152,8 +154,12 @@ def _refused(_: Request, error: Any) -> Response:  # Any: Starlette gives each h
 
 def _not_served(request: Request, error: Any) -> Response:
     """404 and 405 of the routes."""
-    text = f"{request.method} {request.url.path}: {error.detail}"
-    return refused(ApiError(error.status_code, text, headers=error.headers))
+    asked = f"{request.method[:20]} {request.url.path[:200]}"
+    if error.status_code == 404:
+        said = ApiError(404, f"{asked} is not served here: {_SERVED}", code="unknown_url")
+    else:
+        said = ApiError(error.status_code, f"{asked}: {error.detail}", headers=error.headers)
+    return refused(said)
 
 
 def _failed(_: Request, __: Exception) -> Response:

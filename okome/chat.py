@@ -27,6 +27,7 @@ from okome import (
     Directives,
     Metered,
     NotCachedError,
+    OkomeError,
     Outcome,
     OverBudgetError,
     OverloadedError,
@@ -42,6 +43,13 @@ from okome.question import Question, body_of, header, question_of
 
 _JSON = (b"content-type", b"application/json")
 _NO_DIRECTIVES = Directives()
+_TOO_LONG = "the computation took too long"
+_FAILED = ApiError(
+    500,
+    "the planner failed",
+    code="internal_error",
+    headers={"Connection": "close"},  # as uvicorn does after what is raised: no client is to go on with it
+)
 
 
 class Source(Protocol):
@@ -112,7 +120,7 @@ class Chat:
         except (OverloadedError, RememberedError, ComputeCancelledError) as error:
             raise ApiError(503, str(error), headers={"Retry-After": "1"}) from None
         except TimeoutError:
-            raise ApiError(504, "the computation took too long", code="timeout") from None
+            raise ApiError(504, _TOO_LONG, code="timeout") from None
         if found is None:
             return None
         answer, headers = found
@@ -203,7 +211,7 @@ def refused(error: ApiError) -> Response:
 
 def failed() -> Response:
     """What it was goes to the log, not to the client."""
-    return refused(ApiError(500, "the planner failed", code="internal_error"))
+    return refused(_FAILED)
 
 
 class _Answer(ABC):
@@ -253,3 +261,10 @@ async def _shown(stream: CachedStream, include_usage: bool) -> AsyncIterator[byt
             yield delivery.shown(chunk)
     except ApiError as error:
         yield error.event()
+    except TimeoutError:
+        yield ApiError(504, _TOO_LONG, code="timeout").event()
+    except (OkomeError, ConnectionAbortedError) as error:  # closed, or given up by whoever had begun it
+        yield ApiError(503, str(error), code="stream_broke_off").event()
+    except Exception:
+        yield _FAILED.event()  # the client is told first
+        raise

@@ -102,9 +102,16 @@ def _wanted_tool(chat: ChatRequest) -> dict[str, Any] | None:
     wanted = chat.tool_choice
     if wanted is None or wanted in ("none", "auto"):
         return None
-    names = [tool.get("function", {}).get("name") for tool in chat.tools or ()]
-    name = wanted.get("function", {}).get("name") if isinstance(wanted, dict) else next(iter(names), None)
+    names = [_function_of(tool) for tool in chat.tools or ()]
+    name = _function_of(wanted) if isinstance(wanted, dict) else next(iter(names), None)
     if name is None or name not in names:
         raise ApiError(400, "tool_choice names none of the functions in tools", param="tool_choice")
     identity = hashlib.blake2b(msgspec.json.encode(chat), digest_size=12).hexdigest()
     return {"id": f"call_{identity}", "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+
+def _function_of(tool: Mapping[str, Any]) -> str | None:
+    """Its name, if it is one and well-formed."""
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -19,7 +19,7 @@ _EVENT = b"data: {"
 _USAGE = b'data: {"usage":'  # what the event that tells the usage begins with, as it is kept
 _CHARACTERS = 4  # of a token, about
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]  # of tokens: times `n` it is an amount still
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     What is null is as if it were absent.
     """
 
-    model: str
+    model: Annotated[str, msgspec.Meta(min_length=1)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     stream: bool | None = None
     max_tokens: Count | None = None
@@ -142,7 +142,10 @@ def invalid(error: Exception) -> ApiError:
     if found is None:
         missing = re.search(r"required field `(\w+)`", text)
         return ApiError(400, text, param=missing and missing[1])
-    return ApiError(400, text, param=found["path"] or None)
+    path = found["path"]
+    return ApiError(
+        400, text, param=None if "..." in path else path or None
+    )  # it does not know where in a dict
 
 
 def frame(chat: ChatRequest, kind: str) -> dict[str, Any]:

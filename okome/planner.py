@@ -74,6 +74,10 @@ class _Parser(argparse.ArgumentParser):
             message = (
                 "a URL is given by --redis-url-file, OKOME_REDIS_URL or, without a password, --redis-url"
             )
+        what, colon, words = message.partition("unrecognized arguments: ")
+        if colon:
+            options = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
+            message = what + colon + " ".join(options or ["of no option"])
         super().error(message)
 
 

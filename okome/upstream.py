@@ -80,7 +80,7 @@ class Upstream:
     async def models(self) -> list[dict[str, Any]]:
         async with self._asked("GET", "models") as response:
             found = _object(await response.read()).get("data")
-        return found if isinstance(found, list) else []
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,7 +78,7 @@ def planner(_planner: httpx.Client) -> httpx.Client:
     return _planner
 
 
-def ask(planner: httpx.Client, headers: dict[str, str] | None = None, **changes: object) -> httpx.Response:
+def ask(planner: httpx.Client, headers: dict[str, str] | None = None, **changes: Any) -> httpx.Response:
     return planner.post("/v1/chat/completions", json={**QUESTION, **changes}, headers=headers)
 
 
@@ -314,3 +315,122 @@ def test_a_bad_address_is_refused(listen: str, capsys: pytest.CaptureFixture[str
         main(["--listen", listen])
     assert exit_.value.code == 2
     assert "HOST:PORT" in capsys.readouterr().err
+
+
+def shape(answer: httpx.Response) -> dict[str, object]:
+    """What is told instead of an answer, in OpenAI's shape."""
+    assert answer.headers["content-type"] == "application/json"
+    (error,) = answer.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    told: dict[str, object] = error
+    return told
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 400, "truncated"),
+        (b"null", 400, "Expected `object`"),
+        (b"[]", 400, "Expected `object`"),
+        (b'{"model": "m"', 400, "truncated"),
+        (b"hello", 400, "malformed"),
+        (b'{"model": "\xff", "messages": [{"role": "user", "content": "x"}]}', 400, "utf-8"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, ""),
+        (
+            b'{"model": "m", "temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
+            400,
+            "malformed",
+        ),
+        (b'{"model": "m", "temperature": 1e400, "messages": []}', 400, "out of range"),
+        (b'{"model": "m", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400, "nested too deeply"),
+        (b'{"model": "' + b"m" * 2**20 + b'"}', 413, "at most 1048576 bytes"),
+    ],
+    ids=["empty", "null", "list", "cut", "text", "no UTF-8", "surrogate", "NaN", "1e400", "deep", "huge"],
+)
+def test_what_is_no_request_is_json_that_says_so(
+    planner: httpx.Client, body: bytes, status: int, said: str
+) -> None:
+    answer = planner.post("/v1/chat/completions", content=body)
+    assert answer.status_code == status
+    told = shape(answer)
+    assert told["type"] == "invalid_request_error"
+    assert told["param"] is None
+    assert said in str(told["message"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        ("model", "", "model"),
+        ("model", None, "model"),
+        ("messages", [], "messages"),
+        ("messages", "hello", "messages"),
+        ("messages", [{"content": "x"}], "messages[0]"),
+        ("messages", [{"role": "user", "content": 5}], "messages[0].content"),
+        ("stream", "yes", "stream"),
+        ("n", 0, "n"),
+        ("n", 129, "n"),
+        ("max_tokens", 0, "max_tokens"),
+        ("max_tokens", 10**18, "max_tokens"),
+        ("max_completion_tokens", 1.5, "max_completion_tokens"),
+        ("stream_options", {"include_usage": "yes"}, "stream_options.include_usage"),
+        ("tools", ["f"], "tools[0]"),
+        ("tool_choice", 5, "tool_choice"),
+        ("tool_choice", "required", "tool_choice"),
+        ("tool_choice", {"type": "function"}, "tool_choice"),
+        ("tool_choice", {"type": "function", "function": "f"}, "tool_choice"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(planner: httpx.Client, name: str, value: Any, param: str) -> None:
+    answer = ask(planner, **{name: value})
+    assert (answer.status_code, shape(answer)["param"]) == (400, param)
+
+
+def test_tools_of_another_kind_call_nothing(planner: httpx.Client) -> None:
+    for tool in ({}, {"type": "function"}, {"function": "f"}, {"function": {"name": 5}}):
+        answer = ask(planner, tools=[tool], tool_choice="required")
+        assert (answer.status_code, shape(answer)["param"]) == (400, "tool_choice")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_json_is_json_whatever_it_is_called(planner: httpx.Client, content_type: str) -> None:
+    body = json.dumps(QUESTION)
+    answer = planner.post("/v1/chat/completions", content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/responses", 404, "unknown_url"),
+        ("POST", "/v1/chat/completions/", 404, "unknown_url"),  # and no redirection to another host's name
+        ("GET", "/" + "a" * 5000, 404, "unknown_url"),
+        ("GET", "/assets/none", 404, None),
+        ("GET", "/v1/models/none", 404, "model_not_found"),
+        ("GET", "/v1/chat/completions", 405, None),
+        ("OPTIONS", "/v1/chat/completions", 405, None),
+        ("DELETE", "/v1/models", 405, None),
+    ],
+)
+def test_what_is_not_there_is_json(
+    planner: httpx.Client, method: str, path: str, status: int, code: str | None
+) -> None:
+    answer = planner.request(method, path)
+    assert answer.status_code == status
+    told = shape(answer)
+    assert (told["type"], told["code"]) == ("invalid_request_error", code)
+    assert len(answer.content) < 600
+    assert ("/v1/chat/completions" in str(told["message"])) or code != "unknown_url"
+    assert ("Allow" in answer.headers) is (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/models", 200), ("/v1/chat/completions", 405), ("/x", 404)]
+)
+def test_a_head_has_no_body(planner: httpx.Client, path: str, status: int) -> None:
+    answer = planner.head(path)
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert planner.get("/v1/models").status_code == 200  # over the same connection

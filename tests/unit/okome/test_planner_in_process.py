@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
 import httpx
@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 
 from bench.ports import free_port
 from bench.redis_server import RedisServer
-from okome import Budgets, Bytes, Cache, CachePolicy, Ledger, keys, openai
+from okome import Budgets, Bytes, Cache, CachePolicy, ComputeCancelledError, Ledger, keys, openai
 from okome.api import Planner
 from okome.gpu import GpuStandIn
 from okome.keys import digest
-from okome.openai import ChatRequest
+from okome.openai import ApiError, ChatRequest
 from okome.planner import default_rules
 from tests.unit.okome.test_planner import QUESTION
 from tests.unit.okome.waiting import settled
@@ -153,6 +153,52 @@ async def test_a_failure_of_its_own_is_json_that_tells_nothing_of_it(redis: Redi
         assert answer.status_code == 500
         said = {"message": "the planner failed", "type": "server_error", "param": None}
         assert answer.json() == {"error": {**said, "code": "internal_error"}}
+        assert answer.headers["Connection"] == "close"  # or the client's next request meets a closed one
+
+
+class Halting(GpuStandIn):
+    """Fails when the beginning is out."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(latency=0.001)
+        self.error = error
+
+    async def tokens(self, request: ChatRequest) -> AsyncGenerator[str, None]:
+        yield "so far "
+        raise self.error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyError("inner"), "internal_error"),
+        (TimeoutError(), "timeout"),
+        (ComputeCancelledError("the cache was closed"), "stream_broke_off"),
+        (ApiError(502, "out of memory", code="upstream_unexpected"), "upstream_unexpected"),
+    ],
+)
+async def test_a_failure_amid_a_stream_is_its_last_event(
+    redis: Redis, ledger: Ledger, error: Exception, code: str
+) -> None:
+    budgets = Budgets(redis, rules=default_rules(1000, 10_000), ledger=ledger, redis_timeout=30)
+    async with (
+        in_process(redis, Halting(error), PATIENT, budgets) as planner,
+        talking(planner) as client,
+        client.stream("POST", "/v1/chat/completions", json={**QUESTION, "stream": True}) as answer,
+    ):
+        assert answer.status_code == 200
+        said = b""
+        with suppress(
+            httpx.RemoteProtocolError
+        ):  # what is nobody's error but ours ends the connection as well
+            async for part in answer.aiter_bytes():
+                said += part
+        begin, last = said.decode().strip().split("\n\n")
+        assert "so far" in begin
+        told = json.loads(last.removeprefix("data: "))["error"]
+        assert (set(told), told["code"]) == ({"message", "type", "param", "code"}, code)
+        assert "inner" not in last
 
 
 @pytest.mark.anyio

@@ -80,7 +80,14 @@ def test_nor_by_the_planner(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["redis://okome:s3cr@host"], ["--redis-url", "redis://okome:s3cr/t@host"]]
+    "arguments",
+    [
+        ["redis://okome:s3cr@host"],
+        ["--redis-url", "redis://okome:s3cr/t@host"],
+        ["--redis-password", "s3cr"],
+        ["--redis-password=s3cr"],
+        ["s3cr"],
+    ],
 )
 def test_nor_of_one_on_the_command_line(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -91,7 +98,7 @@ def test_nor_of_one_on_the_command_line(
         status = exit_.code
     assert status == 2
     said = capsys.readouterr()
-    assert "--redis-url-file" in said.err
+    assert "--redis-url-file" in said.err  # in the usage, or in what is to be done
     assert "s3cr" not in said.out + said.err
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.redis_server import RedisServer
 from okome.upstream import Upstream
-from tests.unit.okome.test_planner import ask, eventually, metric, running, without_ids
+from tests.unit.okome.test_planner import QUESTION, ask, eventually, metric, running, without_ids
 
 KEY = "sk-of-the-upstream"
 
@@ -32,6 +32,9 @@ class Foreign:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 foreign.asked.append(json.loads(self.rfile.read(length)))
+                self.do_GET()
+
+            def do_GET(self) -> None:
                 foreign.keys.append(self.headers["Authorization"])
                 foreign.silent.wait(30)
                 self.send_response(foreign.status)
@@ -135,7 +138,7 @@ def test_more_tokens_than_can_be_counted_are_refused_before_anybody_is_asked(
 ) -> None:
     answer = ask(in_front, max_tokens=2**53)
     assert answer.status_code == 400
-    assert "2^53 - 1" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "max_tokens"
     assert not foreign.asked
 
 
@@ -238,6 +241,83 @@ def test_its_errors_are_passed_on_in_one_shape(
     answer = ask(in_front, stream=stream)
     assert (answer.status_code, answer.json()) == (400, {"error": told})
     assert foreign.keys == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "no such model", "type": "invalid_request_error", "code": "model_not_found"}),
+        (422, {"message": "no", "type": "invalid_request_error", "code": None}),
+        (429, {"message": "no more", "type": "insufficient_quota", "code": "insufficient_quota"}),
+        (500, {"message": "out of memory", "type": "server_error", "code": "internal"}),
+        (503, {"message": "loading", "type": "server_error", "code": None}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_it_means_is_passed_on(
+    foreign: Foreign, in_front: httpx.Client, status: int, error: dict[str, object], stream: bool
+) -> None:
+    foreign.answers(status, {"error": {**error, "param": "model"}})
+    answer = ask(in_front, stream=stream)
+    assert (answer.status_code, answer.json()) == (status, {"error": {**error, "param": "model"}})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_hears_what_was_asked_word_for_word(
+    foreign: Foreign, in_front: httpx.Client, stream: bool
+) -> None:
+    """The older functions, what the planner does not know, nulls: all of it is the server's to understand."""
+    foreign.streams(chunk({"content": "a"}, "stop"), "data: [DONE]")
+    schema = {"type": "object", "properties": {"reason": {}, "answer": {}}}
+    asked: dict[str, Any] = {
+        "functions": [{"name": "f", "parameters": schema}],
+        "function_call": {"name": "f"},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        "logprobs": True,
+        "top_logprobs": 2,
+        "logit_bias": {"50256": -100},
+        "stop": ["a", "b"],
+        "seed": 7,
+        "user": None,
+        "n": 2,
+        "top_p": 0.5,
+        "guided_regex": "[a-z]+",
+    }
+    ask(in_front, stream=stream, **asked)
+    (heard,) = foreign.asked
+    assert heard == {**QUESTION, **asked, "stream": stream} | (
+        {"stream_options": {"include_usage": True}} if stream else {}
+    )
+    assert list(heard["functions"][0]["parameters"]["properties"]) == ["reason", "answer"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_connection_that_ends_amid_an_answer_is_no_answer(
+    foreign: Foreign, in_front: httpx.Client, stream: bool
+) -> None:
+    if stream:
+        foreign.streams(chunk({"content": "a"}))
+    else:
+        foreign.answers(200, {"choices": []})
+    foreign.headers["Content-Length"] = "100000"
+    for _ in range(2):
+        answer = ask(in_front, stream=stream)
+        if stream:
+            *_, last = answer.text.strip().split("\n\n")
+            told = json.loads(last.removeprefix("data: "))["error"]
+        else:
+            assert answer.status_code == 502
+            told = answer.json()["error"]
+        assert told["code"] == "upstream_unreachable"
+    assert len(foreign.asked) == 2  # nothing was kept
+
+
+@pytest.mark.parametrize("said", [{"data": None}, {"data": ["m"]}, {"data": "m"}, {}])
+def test_models_that_are_none_are_left_out(foreign: Foreign, in_front: httpx.Client, said: object) -> None:
+    foreign.answers(200, said)
+    assert in_front.get("/v1/models").json() == {"object": "list", "data": []}
+    gone = in_front.get("/v1/models/m")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_its_429_says_when(foreign: Foreign, in_front: httpx.Client) -> None:
