@@ -267,9 +267,19 @@ def lost(
                 if path not in kept and file.directives and not (file.packaged or gives_way(file)):
                     folder = "conf.d" if place.context == ("http",) else "modules-enabled"
                     yield f"{path} is read through {place} alone, which ours replaces: include it in {ROOT}/{folder}"
-        elif one.name == "load_module" or place.context in (("stream",), ("mail",)):
+        elif one.name == "load_module" or (
+            len(place.context) == 1 and place.context[0] not in ("http", "events")
+        ):
             said = " ".join((*place.context, one.name, *one.args))
             yield f"{place} says {said}, and ours does not: say it in {ROOT}/modules-enabled"
+
+
+def woken(old: NginxFile, found: Mapping[str, NginxFile], after: Iterable[str]) -> Iterator[str]:
+    """One line for each file that the old nginx.conf leaves alone, and ours reads. A module does nothing by itself."""
+    read = {place.path for place in unfolded(old.path, found)}
+    for path in after:
+        if path not in read and any(one.name != "load_module" for one in found[path].directives):
+            yield f"{path} is read by nobody so far, and ours would: move it out of {PurePosixPath(path).parent}"
 
 
 def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
@@ -284,8 +294,8 @@ def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
                 for name in names
                 if re.search(rf"{re.escape(name)}\b", file.text)
             ]
-        elif place.context not in ((), ("http",)):
-            continue
+        elif place.context not in ((), ("http",)) or (place.context == () and one.block is not None):
+            continue  # a block other than http is lost, as is told elsewhere
         elif one.name in LOGS:
             told = one.args[: 1 if one.name == "error_log" else 2]  # what follows tunes
             users = (
@@ -371,9 +381,16 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
             staying.append(file)
     before = files.get(NGINX_CONF)
     if before and not (before.packaged or before.text.startswith(MARK)):
+        strangers = [
+            path
+            for path, file in files.items()
+            if not (path in config.paths or file.packaged or file.text.startswith(MARK))
+            if not (named(file) or to_us(file))
+        ]
         refused.extend(
             lost(before, files, set(after) | set(config.paths), lambda file: named(file) or to_us(file))
         )
+        refused.extend(woken(before, files, (path for path in strangers if path in after)))
         refused.extend(missed(before, staying))
     return Verdict(tuple(old), tuple(aside), tuple(dict.fromkeys(refused)))
 

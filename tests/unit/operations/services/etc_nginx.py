@@ -25,7 +25,12 @@ server {
 }
 """
 
-NGINX_CONF = "events {}\nhttp {\n  include conf.d/*.conf;\n  include /etc/nginx/sites-enabled/*;\n}\n"
+NGINX_CONF = """events {} include modules-enabled/*.conf;
+http {
+  include conf.d/*.conf;
+  include /etc/nginx/sites-enabled/*;
+}
+"""
 
 
 class Etc:
@@ -76,4 +81,5 @@ stream {
     server { listen 1884; proxy_pass 10.0.0.9:1884; }
 }
 mail { server { listen 25; } }
+rtmp { server { listen 1935; } }
 """

@@ -130,6 +130,7 @@ def test_what_only_the_old_nginx_conf_reached_is_named_with_both_files(etc: Etc)
         f" include it in {ROOT}/modules-enabled",
         f"{old}:14 says stream server, and ours does not: {modules}",
         f"{old}:16 says mail server, and ours does not: {modules}",
+        f"{old}:17 says rtmp server, and ours does not: {modules}",
     }
 
 
@@ -166,6 +167,27 @@ def test_what_a_site_had_from_the_old_nginx_conf_is_not_taken_from_it(etc: Etc, 
         f"{ROOT}/nginx.conf:3 says {' '.join(said.partition('{')[0].split()).rstrip(';')[:12]}"
         in refusals(etc).replace("'", "").replace(said.partition("'")[0], said.partition("'")[0])
     )
+
+
+def test_what_the_old_nginx_conf_left_alone_does_not_come_alive(etc: Etc) -> None:
+    site = "server { listen 8080; return 204; include snippets/a.conf; }"
+    etc.put("nginx.conf", "events {}\nhttp { include sites-enabled/*.conf; }\n")
+    etc.put("sites-enabled/on.conf", site)
+    etc.put("sites-enabled/off", site)
+    etc.put("sites-enabled/kome-cache", KOME_CACHE)
+    etc.put("sites-enabled/empty", "# nothing")
+    etc.put("conf.d/off.conf", "gzip on;")
+    etc.put("modules-enabled/50-mod-http-js.conf", "load_module modules/ngx_http_js_module.so;")
+    etc.put("modules-enabled/off.conf", "stream { server { listen 1883; proxy_pass 10.0.0.9:1883; } }")
+    etc.put("snippets/a.conf", "allow all;")
+    assert set(refusals(etc).splitlines()) == {
+        f"{ROOT}/{folder}/{name} is read by nobody so far, and ours would: move it out of {ROOT}/{folder}"
+        for folder, name in (
+            ("sites-enabled", "off"),
+            ("conf.d", "off.conf"),
+            ("modules-enabled", "off.conf"),
+        )
+    }
 
 
 LOG = "/var/log/nginx/access.log"
