@@ -30,6 +30,8 @@ UNITS = {
 }
 # For how long an answer that is about to change is waited for.
 SETTLE_SECONDS = 20
+# What netplan calls those that it writes for.
+RENDERERS = {"NetworkManager": "NetworkManager", "systemd-networkd": "networkd"}
 
 
 class Address(TypedDict):
@@ -60,6 +62,14 @@ class NetworkFile(TypedDict):
 
     path: str
     match: list[str] | None
+
+
+class Definition(TypedDict):
+    """A definition of netplan's: its id, its last file, and who is to configure what it fits."""
+
+    id: str
+    path: str
+    renderer: str
 
 
 class File(TypedDict):
@@ -114,22 +124,27 @@ class Interface(TypedDict):
     definitions: dict[str, dict[str, Any]]
     # The change of the address that waits for its confirmation: the request to node/guard.py.
     pending: dict[str, Any] | None
+    # netplan's definitions with another id that fit the interface, too.
+    others: list[Definition]
 
 
 # --- the question ------------------------------------------------------------------------------------------
 
 # netplan's files hold passwords, so only what is about addresses leaves the node with its value: one line for
-# each file and definition, [path, id, {setting: value or null}], in netplan's order: by name, whatever the
+# each file and definition, [path, id, {setting: value or null}], the id being null for what a file says for all of
+# them, in netplan's order: by name, whatever the
 # folder. What /etc hides of /lib is not told, what /run hides is: /run is gone after a boot. netplan brings
 # python3-yaml.
 NETPLAN_PROGRAM = """
 import glob, json, os, yaml
-told = ("addresses", "gateway4", "routes", "nameservers", "dhcp4")
+told = ("addresses", "gateway4", "routes", "nameservers", "dhcp4", "match", "renderer")
 lib, etc, run = (glob.glob(folder + "/netplan/*.yaml") for folder in ("/lib", "/etc", "/run"))
 lasting = {os.path.basename(path): path for path in lib + etc}
 for path in sorted([*lasting.values(), *run], key=os.path.basename):
     with open(path) as file:
         network = (yaml.safe_load(file) or {}).get("network") or {}
+    if "renderer" in network:
+        print(json.dumps([path, None, {"renderer": network["renderer"]}]))
     for kind in network.values():
         for identity, settings in kind.items() if isinstance(kind, dict) else ():
             if isinstance(settings or {}, dict):
@@ -351,6 +366,37 @@ def networkd_matches(match: list[str] | None, interface: str, mac: str | None) -
     return True
 
 
+def parse_others(
+    lines: list[tuple[str, str | None, dict[str, Any]]], own: str | None, interface: str, mac: str | None
+) -> list[Definition]:
+    """What netplan defines for the interface under another id than `own`. Files of /run are gone after a boot."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    renderer = "networkd"
+    for path, identity, settings in lines:
+        if path.startswith("/run/"):
+            continue
+        if identity is None:
+            renderer = settings["renderer"]
+        elif identity != own:
+            found[identity] = path, found.get(identity, ("", {}))[1] | settings
+    return [
+        Definition(id=identity, path=path, renderer=str(settings.get("renderer") or renderer))
+        for identity, (path, settings) in found.items()
+        if netplan_matches(identity, settings.get("match"), interface, mac)
+    ]
+
+
+def netplan_matches(identity: str, match: Any, interface: str, mac: str | None) -> bool:
+    """Whether a definition fits; without a `match` its id is the interface's name. By the driver alone it is taken for
+    another interface's."""
+    if not isinstance(match, dict):
+        return identity == interface
+    right_address = str(match.get("macaddress", mac)).lower() == str(mac)
+    return (
+        match.keys() != {"driver"} and right_address and fnmatchcase(interface, str(match.get("name", "*")))
+    )
+
+
 def claimants(
     found: dict[str, bool], units: dict[str, tuple[str, str]], matched: bool, dhcpcd_conf: str, interface: str
 ) -> list[str]:
@@ -407,6 +453,9 @@ def parse(output: list[str]) -> Interface:
     elif manager == "systemd-networkd" and network_file:
         netplan = netplan_id(network_file)
     matched = any(networkd_matches(one["match"], interface or "", mac) for one in networks)
+    defined = [
+        (path, identity, settings) for path, identity, settings in map(json.loads, said.get("netplan", []))
+    ]
     files = {}
     for name, lines in said.items():
         kind, _, path = name.partition(" ")
@@ -444,8 +493,17 @@ def parse(output: list[str]) -> Interface:
         dhcpcd_conf=dhcpcd_conf if manager == "dhcpcd" else "",
         definitions={
             path: settings
-            for path, identity, settings in map(json.loads, said.get("netplan", []))
-            if identity == netplan and path != NETPLAN
+            for path, identity, settings in defined
+            if netplan and identity == netplan and path != NETPLAN
         },
         pending=json.loads("".join(said["pending"])) if "pending" in said else None,
+        # What netplan has for a manager that may not start is nobody's.
+        others=[
+            one
+            for one in parse_others(defined, netplan, interface or "", mac)
+            if not any(
+                RENDERERS.get(manager) == one["renderer"] and file.startswith("masked")
+                for manager, (_, file) in units.items()
+            )
+        ],
     )

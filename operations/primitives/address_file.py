@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from facts.interface import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, Interface
+from facts.interface import DHCPCD, NETPLAN, NETWORKD, NETWORKMANAGER, RENDERERS, Interface
 from operations.primitives.managed import MANAGED, MARK
 
 BEGIN, END = MANAGED, "# End of what the okome repository manages."
@@ -154,7 +154,9 @@ def netplan_file(
     """The same definition again: netplan merges it over the earlier file, `match` and all. Lists it appends to
     what is there, so what is there is left out."""
     addresses, gateways, servers = merged(definitions)
-    lines = ["dhcp4: false"]
+    # Whatever renderer another file names for all: of those the last one counts.
+    lines = [f"renderer: {RENDERERS[manager]}"] if manager else []
+    lines.append("dhcp4: false")
     if str(want.address) not in addresses:
         lines.append(f'addresses: ["{want.address}"]')
     if str(want.gateway) not in gateways:

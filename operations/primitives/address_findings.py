@@ -3,7 +3,17 @@
 import re
 from typing import Any
 
-from facts.interface import NETPLAN, NETPLAN_HIDES, NETWORKD, UNITS, File, Interface, networkd_matches
+from facts.interface import (
+    NETPLAN,
+    NETPLAN_HIDES,
+    NETWORKD,
+    RENDERERS,
+    UNITS,
+    File,
+    Interface,
+    netplan_id,
+    networkd_matches,
+)
 from operations.primitives.address_file import (
     KEPT,
     NOTES,
@@ -67,6 +77,7 @@ def findings(now: Interface, want: Wanted, given: str = "") -> list[str]:
     if now["netplan"]:
         found += contradictions(now, want, now["netplan"])
         found += overruled(now, now["netplan"])
+    found += beside(now, interface)
     if manager == "NetworkManager":
         found += outranked(now, interface)
         found += [] if now["netplan"] else lost(now)
@@ -127,6 +138,21 @@ def overruled(now: Interface, identity: str) -> list[str]:
     return found
 
 
+def beside(now: Interface, interface: str) -> list[str]:
+    """Another definition of netplan's for the interface. One for NetworkManager loses by its priority, whatever its
+    id is; of those for systemd-networkd the first by name is taken, and netplan has it started for any."""
+    found = []
+    for one in now["others"]:
+        first = f"{one['id']}.network" < f"{now['netplan']}.network" if now["netplan"] else False
+        wins = now["manager"] == "NetworkManager" or (now["manager"] == "systemd-networkd" and first)
+        if wins and one["renderer"] == RENDERERS["systemd-networkd"]:
+            found.append(
+                f"netplan's definition {one['id']} ({one['path']}) is for {interface}, too, and systemd-networkd takes"
+                " it at the next boot: remove it there."
+            )
+    return found
+
+
 def leases(settings: dict[str, Any]) -> bool:
     """Whether the definition asks for a lease, in one of netplan's words for it."""
     return str(settings.get("dhcp4")).lower() in ("true", "yes", "on", "y")
@@ -165,7 +191,9 @@ def preceded(now: Interface, interface: str) -> list[str]:
         f"systemd-networkd reads {one['path']} before ours ({ours}), and it fits {interface}, too: remove it, or"
         " give it a name that sorts later."
         for one in now["networks"]
-        if one["path"].rpartition("/")[2] < ours and networkd_matches(one["match"], interface, now["mac"])
+        if netplan_id(one["path"]) not in [other["id"] for other in now["others"]]  # said above
+        and one["path"].rpartition("/")[2] < ours
+        and networkd_matches(one["match"], interface, now["mac"])
     ]
     return found + [
         f"{path} would change what our file says: remove it."

@@ -281,17 +281,22 @@ def test_addresses_in_another_file_of_netplan_are_refused(node: Node) -> None:
     later, passing = "/etc/netplan/99-somebody.yaml", "/run/netplan/99-somebody.yaml"
     text = "network: {version: 2, ethernets: {wired: {addresses: [192.168.86.40/24]}}}"
     lease = "network: {version: 2, ethernets: {wired: {dhcp4: true}}}"
+    beside = "/etc/netplan/70-somebody.yaml"
+    second = (
+        "network: {version: 2, ethernets: {eth: {renderer: networkd, match: {name: host0}, dhcp4: true}}}"
+    )
     node.lab.execute(
         "sh", "-c",
         f"umask 077; mkdir -p /run/netplan; echo '{text}' > {other}; echo '{lease}' > {later};"
-        f" cp {later} {passing}; echo 'network: {{version: 2}}' > {NETPLAN_HIDES}",
+        f" cp {later} {passing}; echo 'network: {{version: 2}}' > {NETPLAN_HIDES}; echo '{second}' > {beside}",
     )  # fmt: skip
     said = node.refused(node.leased)
     assert f"{other} already sets addresses for wired" in said
     for path in (later, passing):
         assert f"netplan reads {path} after ours (90-okome.yaml), and it sets dhcp4: true for wired" in said
     assert f"netplan reads {NETPLAN_HIDES} instead of our file of that name" in said
-    node.lab.execute("rm", other, later, passing, NETPLAN_HIDES)
+    assert f"netplan's definition eth ({beside}) is for host0, too, and systemd-networkd takes it" in said
+    node.lab.execute("rm", other, later, passing, NETPLAN_HIDES, beside)
     assert node.state() == before
 
 
@@ -353,6 +358,21 @@ def test_the_leased_address_becomes_static(node: Node) -> None:
     resolvers = "cat /etc/resolv.conf /run/systemd/resolve/resolv.conf 2>/dev/null; true"
     assert "9.9.9.9" in node.lab.execute("sh", "-c", resolvers)
     assert node.changed(node.leased, **data) == 0
+
+
+# What would give the node to systemd-networkd, and a second definition of what is ours; both show after a boot.
+OTHERS = {
+    "95-other": "{version: 2, ethernets: {eth: {renderer: NetworkManager, match: {name: host0}, dhcp4: true}}}",
+    "99-all": "{version: 2, renderer: networkd}",
+}
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_a_node_whose_netplan_says_more(node: Node) -> None:
+    """What follows runs on it."""
+    for name, network in OTHERS.items():
+        script = 'umask 077; echo "network: $2" > "/etc/netplan/$1.yaml"'
+        node.lab.execute("sh", "-ec", script, "sh", name, network)
 
 
 def test_the_run_goes_on_at_the_new_address(node: Node) -> None:

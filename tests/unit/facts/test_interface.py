@@ -24,6 +24,7 @@ from facts.interface import (
     parse,
     parse_networkd,
     parse_networkmanager,
+    parse_others,
     parse_rivals,
     parse_units,
     unescape,
@@ -174,6 +175,63 @@ def test_netplans_files_in_netplans_order_as_they_are_after_a_boot(tmp_path: Pat
         )
     ]  # fmt: skip
     assert lines[0][1:] == ["wired", {"auth": None, "dhcp4": True}]
+
+
+def test_what_a_file_of_netplan_says_for_all_is_told_too(tmp_path: Path) -> None:
+    file = tmp_path / "etc/netplan/99-z.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("network: {version: 2, renderer: networkd, ethernets: {a: {match: {name: eth0}}}}")
+    program = (
+        NETPLAN_PROGRAM.replace('"/etc"', f'"{tmp_path}/etc"')
+        .replace('"/lib"', '"/x"')
+        .replace('"/run"', '"/x"')
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert list(map(json.loads, told.splitlines())) == [
+        [str(file), None, {"renderer": "networkd"}],
+        [str(file), "a", {"match": {"name": "eth0"}}],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [
+        ({}, False),
+        ({"match": {"name": "host*"}}, True),
+        ({"match": {"name": "eth*"}}, False),
+        ({"match": {"macaddress": "02:00:00:00:00:AB"}}, True),
+        ({"match": {"macaddress": "02:00:00:00:00:0c", "name": "host0"}}, False),
+        ({"match": {"driver": "bcmgenet"}}, False),
+    ],
+)
+def test_another_definition_of_netplans_fits_by_its_match(settings: dict[str, object], fits: bool) -> None:
+    lines: list[tuple[str, str | None, dict[str, Any]]] = [("/etc/netplan/60.yaml", "other", settings)]
+    assert bool(parse_others(lines, "wired", "host0", "02:00:00:00:00:ab")) is fits
+
+
+def test_of_another_definition_the_last_renderer_counts_and_its_own_before_that_for_all() -> None:
+    def found(
+        *lines: tuple[str, str | None, dict[str, Any]], own: str | None = "wired"
+    ) -> list[tuple[str, str]]:
+        return [(one["path"], one["renderer"]) for one in parse_others(list(lines), own, "host0", None)]
+
+    here: tuple[str, str | None, dict[str, Any]] = ("/a", "host0", {})
+    assert found(here) == [("/a", "networkd")]
+    assert found(
+        ("/a", None, {"renderer": "networkd"}), here, ("/b", None, {"renderer": "NetworkManager"})
+    ) == [("/a", "NetworkManager")]
+    assert found(("/a", "host0", {"renderer": "networkd"}), ("/b", None, {"renderer": "NetworkManager"}),
+                 ("/b", "host0", {"mtu": None})) == [("/b", "networkd")]  # fmt: skip
+    assert found(("/run/netplan/a", "host0", {})) == []
+    assert found(here, own="host0") == []
+
+
+def test_what_netplan_has_for_a_manager_that_may_not_start_is_nobodys() -> None:
+    units = ["Id=systemd-networkd.service", "ActiveState=inactive", "UnitFileState="]
+    other = json.dumps(["/etc/netplan/60.yaml", "eth0", {}])
+    for state, there in (("disabled", 1), ("masked", 0), ("masked-runtime", 0)):
+        said = parse(["::interface", "eth0", "::units", *units[:2], units[2] + state, "::netplan", other])
+        assert len(said["others"]) == there
 
 
 @pytest.mark.parametrize(

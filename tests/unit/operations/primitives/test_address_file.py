@@ -53,6 +53,7 @@ def interface(**differs: Any) -> Interface:
         "dhcpcd_conf": "",
         "definitions": {},
         "pending": None,
+        "others": [],
     }
     found.update(differs)  # type: ignore[typeddict-item]
     return found
@@ -257,6 +258,7 @@ def test_netplan_gets_what_its_other_files_lack() -> None:
         "  version: 2",
         "  ethernets:",
         '    "wired":',
+        "      renderer: networkd",
         "      dhcp4: false",
         '      addresses: ["192.168.86.19/24"]',
         "      routes: [{to: default, via: 192.168.86.1}]",
@@ -270,6 +272,7 @@ def test_netplan_gets_what_its_other_files_lack() -> None:
     }
     rest = netplan_file(WANT, "wired", {"/etc/netplan/50.yaml": there}, "NetworkManager")
     assert rest.splitlines()[5:] == [
+        "      renderer: NetworkManager",
         "      dhcp4: false",
         "      nameservers: {addresses: [192.168.86.1]}",
         '      networkmanager: {passthrough: {connection.autoconnect-priority: "999"}}',

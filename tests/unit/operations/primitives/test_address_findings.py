@@ -27,6 +27,12 @@ def reads(path: str, *match: str) -> Interface:
     return networkd(networks=[{"path": path, "match": ["[Match]", *match]}])
 
 
+def with_other(renderer: str, identity: str = "another", **differs: Any) -> Interface:
+    return interface(
+        **{"others": [{"id": identity, "path": "/etc/netplan/60.yaml", "renderer": renderer}]} | differs
+    )
+
+
 def in_netplan(path: str = "/etc/netplan/50.yaml", **settings: Any) -> Interface:
     return interface(netplan="wired", definitions={path: settings})
 
@@ -79,6 +85,22 @@ def in_netplan(path: str = "/etc/netplan/50.yaml", **settings: Any) -> Interface
             "/lib/netplan/90-zero.yaml after ours .* sets dhcp4: true and match and renderer for wired",
         ),
         (
+            with_other("networkd"),
+            r"definition another \(/etc/netplan/60.yaml\) is for host0, too, and systemd-networkd takes it",
+        ),
+        (with_other("networkd", "zother", netplan="wired"), "definition zother .* is for host0, too"),
+        (
+            with_other(
+                "networkd",
+                "wired-b",
+                netplan="wired",
+                manager="systemd-networkd",
+                connection=None,
+                claimants=["systemd-networkd"],
+            ),
+            "definition wired-b .* is for host0, too",
+        ),
+        (
             interface(netplan="wired", drop_ins=[NETPLAN_HIDES]),
             "reads /run/netplan/90-okome.yaml instead of our file of that name",
         ),
@@ -128,6 +150,16 @@ def test_all_reasons_are_told_at_once() -> None:
         reads("/etc/systemd/network/00-a.network", "Name=eth*"),
         reads("/etc/systemd/network/10-lan.network", "Name=host0"),
         reads(NETWORKD, "Name=host0"),
+        with_other("NetworkManager"),
+        with_other("networkd", manager="systemd-networkd", connection=None, claimants=["systemd-networkd"]),
+        with_other(
+            "networkd",
+            "wired.z",
+            netplan="wired",
+            manager="systemd-networkd",
+            connection=None,
+            claimants=["systemd-networkd"],
+        ),
         in_netplan(dhcp4=True, routes=[{"to": "10.0.0.0/8", "via": "192.168.86.254"}]),
         in_netplan(addresses=["192.168.86.19/24"], routes=[{"to": "default", "via": "192.168.86.1"}]),
         in_netplan(addresses=["fd00::19/64"], nameservers={"addresses": ["9.9.9.9"]}),
