@@ -75,6 +75,34 @@ class Packages(Answer[PackageState]):
         return PackageState(frozenset(), False)
 
 
+class SourceErrors(Answer[list[str]]):
+    """Why apt can install nothing: what it can't read of its sources. Not asked where all these packages are there.
+
+    **Example:**
+
+    .. code:: python
+
+        host.get_fact(SourceErrors, names=("redis-server",))
+    """
+
+    def command(self, names: tuple[str, ...]) -> str:
+        quoted = " ".join(map(shlex.quote, names))
+        return rf"""
+            there=$(dpkg-query -W -f '${{db:Status-Status}}\n' {quoted} 2>/dev/null | grep -cx installed)
+            test "$there" -ge {len(names)} || apt-get -qq indextargets 2>&1 >/dev/null | grep '^E: '
+            true
+        """
+
+    def read(self, output: list[str]) -> list[str]:
+        """apt-get's lines with an E."""
+        errors = [line.removeprefix("E: ").rstrip(".") for line in output]
+        return [one for one in dict.fromkeys(errors) if one != "The list of sources could not be read"]
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+
 @dataclass(frozen=True)
 class UpgradeState:
     """`upgradable`: packages apt would upgrade now. `age`: of the package lists, in seconds; None if never

@@ -35,7 +35,7 @@ def backend() -> None:
     # Before the package, which would start Redis with Debian's configuration: the drop-in prevents that.
     service = prevailing(redis.SERVICE, redis.ALIASES)
     config_set(name="Redis service", config=service)
-    packages(name="Redis", names=["redis-server"])
+    packages(name="Redis", names=redis.PACKAGES)
     config_set(name="Redis configuration", config=configuration)
     unit(
         name="redis-server runs",
@@ -60,7 +60,7 @@ def frontend() -> None:
     # Before the package, which would start nginx with whatever is there: the drop-in prevents that.
     service, hourly = prevailing(nginx.service(host_data())), prevailing(nginx.HOURLY)
     config_set(name="nginx service", config=service)
-    packages(name="nginx", names=["nginx", "libnginx-mod-http-js"])
+    packages(name="nginx", names=nginx.PACKAGES)
     config_set(name="nginx folders", config=nginx.FOLDERS)
     config_set(name="nginx log rotation", config=nginx.ROTATION)
     config_set(name="Log sizes are looked at every hour", config=hourly)

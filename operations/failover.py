@@ -26,5 +26,5 @@ def failover() -> None:
     # Before the package, which would listen everywhere.
     exporter = prevailing(exporters.NGINX)
     config_set(name="nginx exporter", config=exporter)
-    packages(name="nginx exporter's package", names=["prometheus-nginx-exporter"])
+    packages(name="nginx exporter's package", names=exporters.PACKAGES)
     unit(name="nginx's numbers are exported", unit="prometheus-nginx-exporter", restarted_if=exporter)

@@ -13,6 +13,7 @@ from operations.primitives.preflight import Look, look, refuse, seen
 from operations.primitives.secret import missing
 from operations.services import (
     address,
+    apt,
     cloud_init,
     exporters,
     fstab,
@@ -23,7 +24,6 @@ from operations.services import (
     redis,
     sockets,
 )
-from operations.services.apt import APT
 from operations.services.hit_ratio import HIT_RATIO
 from operations.services.journal import JOURNALD
 from operations.services.kernel import SYSCTL
@@ -37,14 +37,16 @@ def preflight(*roles: str) -> None:
         refuse([f"the login shell of {host.data.ssh_user} ran no command: it has to be a shell"])
     refuse(machine.findings(found, host.data.ssh_user))
     data = host_data()
+    names = list(host.data.packages)
     looks = [
         Look((Question(Identity), Question(ConfigTxt))),
         address.look(data),
         fstab.look(data),
         cloud_init.look(),
-        overrides.look(data, ADDRESS.files, APT, JOURNALD, SYSCTL),
+        overrides.look(data, ADDRESS.files, apt.APT, JOURNALD, SYSCTL),
     ]
     if "backends" in roles:
+        names += redis.PACKAGES
         looks += [
             Look((), lambda: missing(*redis.SECRETS.values())),
             redis.look(data),
@@ -52,10 +54,11 @@ def preflight(*roles: str) -> None:
             overrides.look(data, redis.SERVICE, aliases=redis.ALIASES),
         ]
     if "frontends" in roles:
+        names += [*nginx.PACKAGES, *exporters.PACKAGES]
         looks += [
             nginx_strangers.look(found["release"].rpartition(" ")[2], host.name.upper(), data),
             nginx_logs.look(data),
             sockets.look(*nginx.sockets(data), *exporters.sockets(data)),
             overrides.look(data, nginx.service(data), nginx.HOURLY, PROBE, HIT_RATIO, exporters.NGINX),
         ]
-    look(looks)
+    look([*looks, apt.look(names)])

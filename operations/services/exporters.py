@@ -7,6 +7,7 @@ from operations.primitives.config_set import ConfigFile, ConfigSet
 from operations.services.nginx import STATUS_LOCATION
 from operations.services.sockets import Socket
 
+PACKAGES = ("prometheus-nginx-exporter",)
 NGINX = ConfigSet(
     files=(
         ConfigFile("/etc/systemd/system/prometheus-nginx-exporter.service.d/zz-okome.conf"),

@@ -14,6 +14,7 @@ from operations.services.sockets import LOOPBACK, Socket
 # Debian does not change a release's nginx beyond its patch level.
 VERSIONS = {"bookworm": (1, 22, 1), "trixie": (1, 26, 3)}
 UNIT = "nginx.service"
+PACKAGES = ("nginx", "libnginx-mod-http-js")
 SITE = "/etc/nginx/conf.d/okome-server.conf"
 STATUS_LOCATION = "/okome/status"  # where the LAN and this node ask how many requests are open
 STATUS = REPOSITORY / "node/nginx_status.py"

@@ -21,6 +21,7 @@ from operations.primitives.unit import shell
 from operations.services.sockets import LOOPBACK, Socket
 
 UNIT = "redis-server.service"
+PACKAGES = ("redis-server",)
 # Unit $1 is to be stopped within $2 seconds. A Redis that can't save now (no room, or its first append-only file is
 # just being written) goes on as if nothing had been said: it is asked again. (src/server.c, prepareForShutdown)
 STOP = r"""

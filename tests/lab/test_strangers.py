@@ -24,6 +24,7 @@ set -e
 printf '{HOSTS}' > /etc/hosts
 mkdir -p /boot/firmware && printf '{CONFIG_TXT}' > /boot/firmware/config.txt
 """
+UNREADABLE = "/etc/apt/sources.list.d/nobody.list"
 # A repository whose Release nobody signed, and a package whose configuration ends when it is told.
 REPOSITORY = r"""
 set -e
@@ -45,6 +46,12 @@ def node(lab: Lab) -> Lab:
     address = lab.fresh()
     for preparation in (GREETINGS, FILES, REPOSITORY):
         lab.execute("sh", "-c", preparation)
+    lab.execute("sh", "-c", f"echo deb of nobody > {UNREADABLE}")
+    refused = lab.deploy(address=address)
+    assert refused.status == 1
+    assert f"apt can install nothing: Malformed entry 1 in list file {UNREADABLE}" in refused.output
+    assert "Starting operation" not in refused.output
+    lab.execute("rm", UNREADABLE)
     assert lab.deploy("--dry", address=address).status == 0
     lab.execute("systemd-run", "--quiet", "--unit=slow", "apt-get", "-qy", "install", "/srv/slow.deb")
     lab.execute("sh", "-c", "until test -e /srv/configuring; do sleep 0.2; done")
