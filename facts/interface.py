@@ -94,7 +94,8 @@ class Interface(TypedDict):
     wireless: bool
     # NetworkManager, systemd-networkd, dhcpcd or ifupdown.
     manager: str | None
-    # All that configure the interface, or will after the next boot.
+    # All that configure the interface, or will after the next boot: managers, and further clients of DHCP by their
+    # unit ("dhcpcd@eth0.service") or process ("dhclient (pid 812)").
     claimants: list[str]
     # The managers whose unit is in state failed.
     failed: list[str]
@@ -245,6 +246,18 @@ fi
 if claims dhcpcd; then
   echo ::dhcpcd; base64 -w 0 {DHCPCD}; echo
 fi
+echo ::clients
+! systemctl -q is-enabled "dhcpcd@$interface" 2>/dev/null || echo "dhcpcd@$interface.service - dhcpcd"
+grep -slxE 'dhcpcd|dhclient|udhcpc' /proc/[0-9]*/comm | while read -r process; do
+  process=${{process%/comm}}
+  test "$(readlink "$process/ns/net")" = "$(readlink /proc/$$/ns/net)" || continue  # a container's
+  words=" $(tr '\0' ' ' 2>/dev/null <"$process/cmdline") "
+  case $words in *" $interface "*) ;; *)
+    for other in /sys/class/net/*; do case $words in *" ${{other##*/}} "*) continue 2 ;; esac; done
+  esac
+  unit=$(grep -v /user@ "$process/cgroup" 2>/dev/null | grep -o '[^/]*\.service' | tail -n 1)
+  echo "${{unit:--}} ${{process##*/}} $(cat "$process/comm" 2>/dev/null)"
+done
 if command -v ifquery >/dev/null && {{ ifquery --state "$interface" >/dev/null 2>&1 ||
   ifquery --list 2>/dev/null | grep -qxF "$interface"; }}; then echo ::ifupdown; fi
 if [ -n "$(ls /lib/netplan/*.yaml /etc/netplan/*.yaml /run/netplan/*.yaml 2>/dev/null)" ]; then
@@ -397,6 +410,15 @@ def netplan_matches(identity: str, match: Any, interface: str, mac: str | None) 
     )
 
 
+def parse_clients(lines: list[str]) -> list[str]:
+    """The clients of DHCP that are no manager's own, each once, of `UNIT PID NAME` lines."""
+    found: dict[str, str] = {}
+    for unit, pid, name in (line.split(" ", 2) for line in lines):
+        if unit not in UNITS.values():
+            found.setdefault(*((name, f"{name} (pid {pid})") if unit == "-" else (unit, unit)))
+    return list(found.values())
+
+
 def claimants(
     found: dict[str, bool], units: dict[str, tuple[str, str]], matched: bool, dhcpcd_conf: str, interface: str
 ) -> list[str]:
@@ -470,7 +492,8 @@ def parse(output: list[str]) -> Interface:
         mac=mac,
         wireless="wireless" in said,
         manager=manager,
-        claimants=claimants(found, units, matched, dhcpcd_conf, interface or ""),
+        claimants=claimants(found, units, matched, dhcpcd_conf, interface or "")
+        + parse_clients(said.get("clients", [])),
         failed=[manager for manager, (active, _) in units.items() if active == "failed"],
         netplan=netplan,
         connection=connection,

@@ -61,10 +61,13 @@ def findings(now: Interface, want: Wanted, given: str = "") -> list[str]:
     found = []
     if len(now["claimants"]) > 1:
         others = [one for one in now["claimants"] if one != now["manager"]]
-        stop = " ".join(UNITS[one] for one in others)
+        processes = [one for one in others if one.endswith(")")]
+        units = " ".join(UNITS.get(one, one) for one in others if one not in processes)
+        ways = [f"`systemctl disable --now {units}`"] if units else []
+        ways += [f"ending {one} and what starts it" for one in processes]
         found.append(
             f"{' and '.join(now['claimants'])} both configure {interface}, or will after the next boot, and would"
-            f" undo each other's work: keep one, for instance by `systemctl disable --now {stop}`."
+            f" undo each other's work: keep one, for instance by {' and '.join(ways)}."
         )
     manager = now["manager"]
     if manager is None:

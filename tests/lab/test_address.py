@@ -174,6 +174,11 @@ REFUSALS = {
             "NetworkManager and dhcpcd both configure host0",
         ),
         (
+            "systemctl enable dhcpcd@host0; dhcpcd -b host0",
+            "systemctl disable dhcpcd@host0; dhcpcd -x host0; nmcli device connect host0",
+            "NetworkManager and dhcpcd@host0.service and dhcpcd (pid ",
+        ),
+        (
             "systemctl enable --now dhcpcd",  # its lease comes some seconds later
             "systemctl disable --now dhcpcd; nmcli device connect host0",
             "NetworkManager and dhcpcd both configure host0",

@@ -41,6 +41,7 @@ def test_the_question_names_the_interface_that_is_meant() -> None:
 PROGRAM = """#!/bin/sh
 case ${0##*/} in
     systemctl)
+        test "$1" = show || exit 1
         echo >>asked
         for file in 1 2 3; do
             if test -e $file; then cat $file; test $file = 3 || rm $file; exit; fi
@@ -376,6 +377,20 @@ def test_who_will_configure_the_interface_though_nobody_does_now(
 ) -> None:
     found = dict.fromkeys(("NetworkManager", "systemd-networkd", "dhcpcd", "ifupdown"), False)
     assert claimants(found, {manager: unit}, False, "", "eth0") == ([manager] if claims else [])
+
+
+def test_a_client_that_is_no_managers_claims_the_interface_once() -> None:
+    clients = [
+        "dhcpcd@eth0.service - dhcpcd",
+        "dhcpcd@eth0.service 7 dhcpcd",
+        "dhcpcd.service 8 dhcpcd",
+        "NetworkManager.service 9 dhclient",
+        "- 10 udhcpc",
+        "- 11 udhcpc",
+    ]
+    found = parse(["::interface", "eth0", "::networkmanager", "100 (connected)", "", "::clients", *clients])
+    assert found["manager"] == "NetworkManager"
+    assert found["claimants"] == ["NetworkManager", "dhcpcd@eth0.service", "udhcpc (pid 10)"]
 
 
 def dhcpcd(conf: bytes, *units: str) -> list[str]:

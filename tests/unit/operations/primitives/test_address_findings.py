@@ -53,6 +53,14 @@ def in_netplan(path: str = "/etc/netplan/50.yaml", **settings: Any) -> Interface
             "NetworkManager and dhcpcd both configure host0, .*disable --now dhcpcd.service`",
         ),
         (
+            interface(claimants=["NetworkManager", "dhcpcd@host0.service"]),
+            "NetworkManager and dhcpcd@host0.service both configure host0.*disable --now dhcpcd@host0.service`",
+        ),
+        (
+            interface(claimants=["NetworkManager", "dhcpcd", "dhclient (pid 8)"]),
+            r"disable --now dhcpcd.service` and ending dhclient \(pid 8\) and what starts it\.",
+        ),
+        (
             interface(manager="dhcpcd", claimants=["NetworkManager", "dhcpcd"]),
             "NetworkManager and dhcpcd both .*disable --now NetworkManager.service`",
         ),
