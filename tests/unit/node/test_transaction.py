@@ -186,6 +186,9 @@ CHANGES = frozenset(
     {"open", "os.rename", "os.link", "os.remove", "os.chmod", "os.chown", "os.mkdir", "subprocess.Popen"}
 )
 
+# Other tests' threads do not matter to a child that takes no lock of theirs and ends without cleaning up.
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 
 def die_at(step: int, state: Path, ask: dict[str, Any]) -> bool:
     """Run the program in a child that dies, as if the power went, at its step-th access to the disk.
@@ -210,6 +213,7 @@ def die_at(step: int, state: Path, ask: dict[str, Any]) -> bool:
     return os.waitstatus_to_exitcode(status) == 99
 
 
+@forks
 def test_wherever_it_dies_the_next_run_finds_all_old_or_all_new(tmp_path: Path) -> None:
     outcomes = set()
     step, died = 0, True
@@ -318,6 +322,7 @@ def test_only_what_is_asked_for_is_kept(node: Path) -> None:
     assert run(node / "state", restoration(node / "etc/kept.conf")).stdout == ""
 
 
+@forks
 def test_wherever_a_restoration_dies_the_next_one_ends_it(tmp_path: Path) -> None:
     step, died = 0, True
     while died:
