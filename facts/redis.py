@@ -6,22 +6,28 @@ from dataclasses import dataclass
 from facts.answer import Answer
 
 DATA = "/var/lib/redis"
+# Other servers of the protocol, and more of Debian's own beside the one that is ours; all of them take 6379 at first.
+OTHERS = (
+    "'valkey-server*.service' 'redis-server@*.service' 'redis-stack-server.service' 'keydb-server.service'"
+)
 
 
 @dataclass(frozen=True)
 class RedisState:
     """`foreign`: of the files asked for, those that are neither ours nor as Debian's package brought them; `ours`:
     whether the first of them is. `data`: bytes of what is in DATA, None where that is empty. `room`: bytes that
-    a copy of it may take, None where it can be renamed instead."""
+    a copy of it may take, None where it can be renamed instead. `asleep`: units of other servers that do not run, and
+    are started at the next boot."""
 
     ours: bool = False
     foreign: tuple[str, ...] = ()
     data: int | None = None
     room: int | None = None
+    asleep: tuple[str, ...] = ()
 
 
 def parse(output: list[str]) -> RedisState:
-    """`ours PATH`, `foreign PATH`, `data BYTES` and `room BYTES` lines."""
+    """`ours PATH`, `foreign PATH`, `data BYTES`, `room BYTES` and `asleep UNIT` lines."""
     said: dict[str, list[str]] = {}
     for line in output:
         key, _, value = line.partition(" ")
@@ -31,6 +37,7 @@ def parse(output: list[str]) -> RedisState:
         foreign=tuple(said.get("foreign", [])),
         data=int(said["data"][0]) if "data" in said else None,
         room=int(said["room"][0]) if "room" in said else None,
+        asleep=tuple(said.get("asleep", [])),
     )
 
 
@@ -62,6 +69,8 @@ class Redis(Answer[RedisState]):
                         esac ;;
                 esac
             done
+            systemctl list-unit-files --no-legend --plain --state=enabled {OTHERS} 2>/dev/null |
+                while read -r unit _; do systemctl -q is-active "$unit" || echo "asleep $unit"; done
             find -H {DATA} -mindepth 1 -printf '%b\n' 2>/dev/null |
                 awk '{{ blocks += $1 }} END {{ if (NR) printf "data %.0f\n", blocks * 512 }}'
             if test -d {DATA} && ! test -L {DATA}; then

@@ -112,7 +112,11 @@ def look(data: Mapping[str, Any]) -> Look:
     """`data` is the host's."""
     return Look(
         (Question(MemoryTotal), Question(Redis, ASKED)),
-        lambda total, state: [*unfit(data["redis_maxmemory"], total), *crowded(state)],
+        lambda total, state: [
+            *unfit(data["redis_maxmemory"], total),
+            *crowded(state),
+            *coming(state, data["redis_port"]),
+        ],
     )
 
 
@@ -132,6 +136,15 @@ def crowded(state: RedisState) -> list[str]:
     return [
         f"what is in {DATA} ({state.data >> 20} MiB) is to be kept below {REPLACED}, and there is room for"
         f" {state.room >> 20} MiB: make room, or move it away"
+    ]
+
+
+def coming(state: RedisState, port: int) -> list[str]:
+    """Who may have our port after the next boot."""
+    return [
+        f"{unit} is enabled and does not run now: at the next boot it may have port {port} before Redis:"
+        f" `systemctl disable {unit}`"
+        for unit in state.asleep
     ]
 
 

@@ -46,7 +46,11 @@ def test_trixie(lab: Lab) -> None:
     assert "okome" not in lab.execute("find", "/etc", "/var/lib", "/usr/local")
     assert lab.execute("valkey-cli", "get", "old").strip() == "1"
 
-    lab.execute("systemctl", "disable", "--now", "valkey-server")
+    lab.execute("systemctl", "stop", "valkey-server")
+    stopped = lab.deploy(address=address)
+    assert stopped.status != 0
+    assert "valkey-server.service is enabled and does not run now: at the next boot" in stopped.output
+    lab.execute("systemctl", "disable", "valkey-server")
     valkeys = lab.execute("sh", "-c", VALKEYS)
     assert "/var/lib/valkey/dump.rdb" in valkeys
     first = lab.deploy(address=address)

@@ -87,6 +87,7 @@ SAID = [
     "foreign /etc/redis/users.acl",
     "data 3145728",
     "room 2097152",
+    "asleep valkey-server.service",
 ]
 
 
@@ -94,6 +95,7 @@ def test_what_is_said_of_another_redis() -> None:
     state = parse(SAID)
     assert (state.ours, state.foreign) == (True, ("/etc/redis/users.acl",))
     assert (state.data, state.room) == (3 << 20, 2 << 20)
+    assert state.asleep == ("valkey-server.service",)
     assert parse([]) == RedisState()
 
 
@@ -154,7 +156,7 @@ def test_what_does_not_fit_is_said_with_all_its_numbers() -> None:
 
 
 def test_a_look_asks_for_the_memory_and_for_another_redis_and_says_what_is_wrong_with_both() -> None:
-    one = look({"redis_maxmemory": "4gb"})
+    one = look({"redis_maxmemory": "4gb", "redis_port": 7000})
     memory, other = one.questions
     assert (memory.fact, other.fact) == (MemoryTotal, Redis)
     assert memory == Question(MemoryTotal)
@@ -165,9 +167,13 @@ def test_a_look_asks_for_the_memory_and_for_another_redis_and_says_what_is_wrong
         "beside": "/var/lib/okome",
     }
     assert one.findings(PI8, RedisState()) == []
-    small, full = one.findings(PI4, parse(["data 5", "room 4"]))
+    small, full, later = one.findings(PI4, parse(["data 5", "room 4", "asleep valkey-server.service"]))
     assert small.startswith("redis_maxmemory = '4gb' does not fit")
     assert full.startswith("what is in /var/lib/redis (0 MiB) is to be kept below")
+    assert later == (
+        "valkey-server.service is enabled and does not run now: at the next boot it may have port 7000 before Redis:"
+        " `systemctl disable valkey-server.service`"
+    )
 
 
 def test_the_configuration_holds_what_the_node_and_the_passwords_give() -> None:
