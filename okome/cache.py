@@ -11,44 +11,37 @@ messages get lost, by polling. Without Redis everything is still computed, once 
 number at a time.
 """
 
-import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Generic, Self, TypeVar
 
-from msgspec.structs import replace
-
 from okome.arguments import (
     begun,
     names_of,
-    opened,
     require_function,
     require_name,
     require_plain_function,
     require_seconds,
 )
 from okome.computation import Computations
-from okome.connection import UNAVAILABLE, Clock, Loop
-from okome.entry import Cached, usable
-from okome.envelope import TOKEN_BYTES, Codec, Kind, Msgpack, require_codec
-from okome.errors import ComputeCancelledError
+from okome.connection import Clock, Loop
+from okome.entry import Cached, shared, usable
+from okome.envelope import Codec, require_codec
 from okome.flight import Flights, Work
 from okome.headers import Directives, Status
 from okome.keeping import Keeping
 from okome.keys import digest, stream_name, value_name
 from okome.lookup import Lookup, require_answerable
 from okome.policy import CachePolicy
-from okome.store import Owned, Store
-from okome.stream import CachedStream, follow
+from okome.store import Store
+from okome.stream import CachedStream
+from okome.streams import Streams
 from okome.tasks import Tasks
-from okome.tee import Tee
 from okome.turns import Turns
 
 T = TypeVar("T")
 
-_CHUNKS: Msgpack[tuple[bytes, ...]] = Msgpack(tuple[bytes, ...])
 _NO_DIRECTIVES = Directives()
 _COUNTED = {status: status.value.lower() for status in Status}
 
@@ -109,6 +102,7 @@ class Cache(Generic[T]):
         self._lookup = Lookup(
             self._store, self._flights, self._computations, self.policy, self._clock, self.counts, uniform
         )
+        self._streams = Streams(self._lookup, self._turns, self.policy, self._count)
 
     async def __aenter__(self) -> Self:
         """Subscribes first, so that the first miss is woken as fast as all others."""
@@ -122,15 +116,8 @@ class Cache(Generic[T]):
     async def aclose(self) -> None:
         """Lets write-backs finish within their deadline, cancels computations, ends the subscription."""
         self._loop.require()
-        for flight in list(self._flights.values()):
-            if flight.task is not None and not flight.outcome.done():
-                flight.fail(ComputeCancelledError("the cache was closed"))
-                flight.task.cancel()
-        for _ in range(3):  # a computation may swallow a cancellation, but not hold us up for ever
-            if self._tasks:
-                await asyncio.wait(set(self._tasks), timeout=2 * self.policy.write_timeout)
-                for task in self._tasks:
-                    task.cancel()
+        self._flights.close()
+        await self._tasks.end(2 * self.policy.write_timeout)
         await self._store.aclose()
 
     @property
@@ -176,7 +163,7 @@ class Cache(Generic[T]):
         if isinstance(found, Cached):
             return self._count(found)
         flight, caller = found
-        return self._count(_shared(await flight.join(caller), leads=flight.leader is caller))
+        return self._count(shared(await flight.join(caller), leads=flight.leader is caller))
 
     async def stream(
         self,
@@ -200,43 +187,7 @@ class Cache(Generic[T]):
         require_answerable(directives)
         require_function("produce", produce, "an async generator's function, which is called if it has to be")
         require_plain_function("complete", complete, "a function of a stream's chunks")
-
-        async def pump(tee: Tee) -> tuple[bytes, ...]:
-            await tee.pump(opened("produce", produce))
-            return tee.chunks
-
-        work = Work(
-            stream_name(key),
-            pump,
-            _CHUNKS,
-            names_of("tags", tags),
-            directives.no_cache,
-            streams=True,
-            keep=complete,
-        )
-        if directives.no_store:
-            return await self._bypass(produce)
-        found = await self._lookup.find(work, directives)
-        if isinstance(found, Cached):
-            self._count(found)
-            return CachedStream.replay(found.value, found.headers())
-        flight, caller = found
-        if flight.tee is None or flight.tee.overflowed:
-            flight.leave(caller)
-            return await self._bypass(produce)
-        return await follow(
-            flight,
-            caller,
-            flight.tee,
-            self.policy.fresh,
-            lambda cached: self._count(_shared(cached, leads=flight.leader is caller)),
-        )
-
-    async def _bypass(self, produce: Callable[[], AsyncIterator[bytes]]) -> CachedStream:
-        cached = Cached((), Status.BYPASS)
-        stream = await CachedStream.begin(self._turns.stream(opened("produce", produce)), cached.headers())
-        self._count(cached)
-        return stream
+        return await self._streams.serve(key, produce, complete, names_of("tags", tags), directives)
 
     async def get(self, key: str, *, tags: Collection[str] = ()) -> Cached[T] | None:
         """What is stored and still fresh or stale, or None. Never computes, never raises for Redis."""
@@ -252,28 +203,9 @@ class Cache(Generic[T]):
         """
         self._loop.require()
         require_seconds("compute", compute, zero=True)
-        work = Work(value_name(key), _nothing, self._codec, names_of("tags", tags), force=True)
-        try:
-            value, body = self._keeping.carry(work, value)
-        except Exception as error:  # whatever the codec raises
-            raise TypeError(f"value can't be carried by the codec {self._codec.name}: {error}") from error
-        if self._store.left_alone:
-            return False
-        token = os.urandom(TOKEN_BYTES)
-        try:
-            owned = await self._store.enter(work.name, work.tags, work.codec, token, force=True)
-        except UNAVAILABLE as error:
-            self._store.unavailable(error)
-            return False
-        if not isinstance(owned, Owned):
-            raise AssertionError("by force the lock is ours")  # noqa: TRY004  # not a caller's mistake
-        self._flights.forget(work.name)  # what is being computed here is old now
-        envelope = self._keeping.envelope(work, token, owned.generations, value, body, compute)
-        if envelope is None:
-            raise AssertionError("without keep= all is kept")
-        # A task of its own: our cancellation must not keep the lock from those who wait for it.
-        commit = self._store.commit(work.name, envelope, replaces=True)
-        return await asyncio.shield(self._tasks.spawn(commit)) and envelope.kind is Kind.VALUE
+        return await self._computations.put(
+            value_name(key), self._codec, names_of("tags", tags), value, compute
+        )
 
     async def invalidate(self, key: str) -> bool:
         """Forget the key: what is being computed for it now will not be stored. False if Redis could not be
@@ -295,13 +227,3 @@ class Cache(Generic[T]):
     def _count(self, cached: Cached[Any]) -> Cached[Any]:
         self.counts[_COUNTED[cached.status]] += 1
         return cached
-
-
-def _shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
-    if leads or cached.status is not Status.MISS:
-        return cached
-    return replace(cached, status=Status.COALESCED)
-
-
-async def _nothing() -> None:
-    raise AssertionError("a put computes nothing")

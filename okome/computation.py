@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from okome.connection import UNAVAILABLE, Clock
 from okome.entry import Cached, Entry, instead, of_failure, quieted, usable
-from okome.envelope import TOKEN_BYTES, Envelope, Kind
+from okome.envelope import TOKEN_BYTES, Codec, Envelope, Kind
 from okome.errors import ComputeCancelledError, RememberedError, is_callers
 from okome.flight import Caller, Flight, Flights, Work
 from okome.headers import Status
@@ -224,6 +224,37 @@ class Computations:
             else:
                 return value, self._clock.monotonic() - began
 
+    # Computed elsewhere
+
+    async def put(
+        self, name: str, codec: Codec[Any], tags: tuple[str, ...], value: Any, seconds: float
+    ) -> bool:
+        """Store a value, that took so many seconds, over whatever is stored or being computed. False if it is too large
+        or Redis did not take it; TypeError for what the codec can't carry.
+        """
+        work = Work(name, _nothing, codec, tags, force=True)
+        try:
+            value, body = self._keeping.carry(work, value)
+        except Exception as error:  # whatever the codec raises
+            raise TypeError(f"value can't be carried by the codec {codec.name}: {error}") from error
+        if self._store.left_alone:
+            return False
+        token = os.urandom(TOKEN_BYTES)
+        try:
+            owned = await self._store.enter(name, tags, codec, token, force=True)
+        except UNAVAILABLE as error:
+            self._store.unavailable(error)
+            return False
+        if not isinstance(owned, Owned):
+            raise AssertionError("by force the lock is ours")  # noqa: TRY004  # not a caller's mistake
+        self._flights.forget(name)  # what is being computed here is old now
+        envelope = self._keeping.envelope(work, token, owned.generations, value, body, seconds)
+        if envelope is None:
+            raise AssertionError("without keep= all is kept")
+        # A task of its own: our cancellation must not keep the lock from those who wait for it.
+        commit = self._store.commit(name, envelope, replaces=True)
+        return await asyncio.shield(self._tasks.spawn(commit)) and envelope.kind is Kind.VALUE
+
     # Without the cache, or without Redis
 
     async def _pass(self, flight: _AnyFlight) -> None:
@@ -259,3 +290,7 @@ def _deliver(flight: _AnyFlight, value: Any, envelope: Envelope | None) -> None:
         flight.land(Cached(value, Status.MISS, ttl=envelope.fresh, stored=True))
     else:
         flight.land(Cached(value, Status.MISS))
+
+
+async def _nothing() -> None:
+    raise AssertionError("a put computes nothing")

@@ -70,6 +70,13 @@ def usable(entry: Entry, now: float) -> Cached[Any] | None:
     return None
 
 
+def shared(cached: Cached[Any], *, leads: bool) -> Cached[Any]:
+    """What one of those who waited together is told: a miss is that of who leads."""
+    if leads or cached.status is not Status.MISS:
+        return cached
+    return replace(cached, status=Status.COALESCED)
+
+
 def due(entry: Entry, ttl: float, now: float, draw: float) -> bool:
     """Whether to compute anew now: stale, or nearly so and drawn by lot (XFetch). `draw`: beta × -log of a
     number from 0 to 1.

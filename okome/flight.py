@@ -13,7 +13,7 @@ import msgspec
 
 from okome.arguments import begun
 from okome.envelope import Codec
-from okome.errors import CircularError
+from okome.errors import CircularError, ComputeCancelledError
 from okome.headers import Status
 from okome.keys import digest
 from okome.tee import Tee
@@ -260,6 +260,13 @@ class Flights(dict[str, Flight[Any]]):
         """Every flight with this tag, by its digest."""
         for name in [name for name, flight in self.items() if tag in flight.tags]:
             self.forget(name)
+
+    def close(self) -> None:
+        """What is not done fails and is cancelled."""
+        for flight in list(self.values()):
+            if flight.task is not None and not flight.outcome.done():
+                flight.fail(ComputeCancelledError("the cache was closed"))
+                flight.task.cancel()
 
 
 def computing() -> Flight[Any] | None:

@@ -1,14 +1,7 @@
-"""Streams as callers get them: shared while they are produced, or replayed from the cache."""
+"""A stream as its caller gets it."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from functools import partial
-from typing import Any, Self
-
-from okome.entry import Cached
-from okome.errors import is_callers
-from okome.flight import Caller, Flight
-from okome.headers import Status
-from okome.tee import Tee
+from typing import Self
 
 
 class CachedStream:
@@ -83,50 +76,3 @@ class CachedStream:
 async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
-
-
-async def follow(
-    flight: Flight[Cached[Any]],
-    caller: Caller[Cached[Any]],
-    tee: Tee,
-    fresh: float,
-    counted: Callable[[Cached[Any]], Cached[Any]],
-) -> CachedStream:
-    """The stream of a flight that `caller` has entered, once its first chunk is there, or its end. `fresh`: seconds for
-    which it will be; `counted`: what callers are told, from what the flight has.
-    """
-    tee.join(caller)
-    leave = partial(_leave, flight, tee, caller)
-    try:
-        cached = await caller.told
-        if cached is None:
-            kept = flight.status is Status.MISS
-            cached = counted(Cached((), flight.status, ttl=fresh if kept else 0.0, stored=kept))
-            return CachedStream(_read(flight, caller, tee, leave), cached.headers(), leave)
-        # Another process computed it, or it has no chunks.
-        cached = counted(cached)
-    except BaseException:
-        leave()
-        raise
-    leave()
-    return CachedStream.replay(cached.value, cached.headers())
-
-
-def _leave(flight: Flight[Any], tee: Tee, caller: Caller[Any]) -> None:
-    """Once, however often it is called."""
-    if tee.part(caller):
-        flight.leave(caller)
-
-
-async def _read(
-    flight: Flight[Any], caller: Caller[Any], tee: Tee, leave: Callable[[], None]
-) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in tee.read(caller):
-            yield chunk
-    except Exception as error:
-        if flight.leader is caller or not is_callers(error):
-            raise
-        raise ConnectionAbortedError("the stream was given up at its source") from None
-    finally:
-        leave()

@@ -13,3 +13,12 @@ class Tasks(set[asyncio.Task[Any]]):
         self.add(task)
         task.add_done_callback(self.discard)
         return task
+
+    async def end(self, patience: float) -> None:
+        """Lets them finish, for `patience` seconds, and then cancels them; one that swallows that does not hold us up
+        for ever."""
+        for _ in range(3):
+            if self:
+                await asyncio.wait(set(self), timeout=patience)
+                for task in self:
+                    task.cancel()

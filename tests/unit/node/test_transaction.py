@@ -20,6 +20,9 @@ from node import guard, transaction
 from operations.primitives import confirmed
 from operations.primitives.config_set import TEMPLATES, TRANSACTION
 
+# Its children are forked beside pytest-xdist's threads, and touch nothing of theirs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 ME = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 
 
