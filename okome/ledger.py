@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,14 +52,15 @@ class Reserved:
     over: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Append:
-    """`done`: what became of it; set when it is on the disk."""
+    """`done`: what became of it; told in its own event loop when it is on the disk."""
 
     lease: str
-    rows: int
     enter: Callable[[sqlite3.Connection], Any]
-    done: "Future[Any]"
+    done: "asyncio.Future[Any]"
+    given_up: bool = False
+    """Nobody waits for it any more: it need not be begun."""
 
 
 class Ledger:
@@ -85,6 +86,7 @@ class Ledger:
         self._looked = float("-inf")  # monotonic
         self._prune_at = float("-inf")  # monotonic
         self._appends: deque[_Append] = deque()
+        self._called = False  # somebody is on the way to write them
         self._holds = Holds()
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -120,7 +122,7 @@ class Ledger:
         def enter(connection: sqlite3.Connection) -> Entered:
             return ledger_file.enter_start(connection, lease, charges, at, limits)
 
-        said: Entered = await self._append(_Append(lease, len(charges), enter, Future()), at)
+        said: Entered = await self._append(lease, enter, at)
         return said
 
     async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> dict[str, int]:
@@ -129,7 +131,7 @@ class Ledger:
         def enter(connection: sqlite3.Connection) -> dict[str, int]:
             return ledger_file.enter_settlement(connection, lease, charges, at)
 
-        stands: dict[str, int] = await self._append(_Append(lease, len(charges), enter, Future()), at)
+        stands: dict[str, int] = await self._append(lease, enter, at)
         return stands
 
     async def look(self) -> str | None:
@@ -142,42 +144,47 @@ class Ledger:
                 connection.execute(f"PRAGMA user_version = {ledger_file.VERSION}")  # a page to write
 
             try:
-                await self._append(_Append("", 0, enter, Future()), None)
+                await self._append("", enter, None)
             except sqlite3.Error:
                 log.debug("the ledger can't be written", exc_info=True)
         return self._trouble
 
-    async def _append(self, append: _Append, at: float | None) -> Any:
+    async def _append(self, lease: str, enter: Callable[[sqlite3.Connection], Any], at: float | None) -> Any:
         self._require_own()
         if self._locked_until is not None:
             if self._probing or time.monotonic() < self._locked_until:
                 raise sqlite3.OperationalError("database is locked: so it was a moment ago")
             self._probing = True
+        append = _Append(lease, enter, asyncio.get_running_loop().create_future())
         self._appends.append(append)
-        self._thread.submit(self._write, at)
-        # Cancelling the caller does not undo what is under way.
-        waiting = asyncio.shield(asyncio.wrap_future(append.done))
+        if not self._called:
+            self._called = True
+            try:
+                self._thread.submit(self._write, at)
+            except RuntimeError:  # closed
+                self._called = False
+                raise
         try:
             async with asyncio.timeout(STALLED):
-                return await waiting
+                return await append.done  # cancelling who waits does not undo what is under way
         except TimeoutError:
-            append.done.cancel()  # or it is being written, and will count
+            append.given_up = True  # or it is being written, and will count
             self._trouble = "the ledger's disk does not answer"
             raise sqlite3.OperationalError(self._trouble) from None
 
     def _write(self, at: float | None) -> None:
-        """All that is waiting. There is a call for each, so that most of them find nothing left to do."""
+        """All that is waiting."""
+        self._called = False  # first: who comes now is in this batch, or calls for the next one
         batch = self._waiting()
         if not batch:
             return
         try:
             connection = self._connected()
-            connection.execute(
-                f"PRAGMA busy_timeout = {round((BUSY if self._locked_until is None else PROBE) * 1000)}"
-            )
+            busy = BUSY if self._locked_until is None else PROBE
+            connection.execute(f"PRAGMA busy_timeout = {round(busy * 1000)}")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                entered = [self._entered(connection, append) for append in batch]
+                entered = self._all_entered(connection, batch)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:  # a full disk ends it by itself
@@ -187,26 +194,32 @@ class Ledger:
             self._failed(error)
             if _code(error) in _LOCKED:  # who came meanwhile has waited for the same
                 batch += self._waiting()
-            for append in batch:
-                append.done.set_exception(error)
+            _tell([(append, None, error) for append in batch])
             return
         finally:
             self._probing = False
         self._locked_until, self._trouble = None, None
-        for append, (result, wrong) in zip(batch, entered, strict=True):
+        for append, _, wrong in entered:
             if wrong is None:
                 self._holds.release(append.lease)
-                append.done.set_result(result)
-            else:
-                if not isinstance(wrong, _OWN) and isinstance(wrong, sqlite3.Error):
-                    self._failed(wrong)
-                append.done.set_exception(wrong)
+            elif not isinstance(wrong, _OWN) and isinstance(wrong, sqlite3.Error):
+                self._failed(wrong)
+        _tell(entered)
         if at is not None and time.monotonic() >= self._prune_at:
             self._prune(at)
 
-    def _entered(
-        self, connection: sqlite3.Connection, append: _Append
-    ) -> tuple[Any, None] | tuple[None, Exception]:
+    def _all_entered(self, connection: sqlite3.Connection, batch: list[_Append]) -> "list[_Outcome]":
+        """One by one only if something is wrong with one: each savepoint costs as much as an entry."""
+        connection.execute("SAVEPOINT batch")
+        try:
+            return [(append, append.enter(connection), None) for append in batch]
+        except Exception as error:
+            if _code(error) in _DISK or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO batch")
+        return [self._entered(connection, append) for append in batch]
+
+    def _entered(self, connection: sqlite3.Connection, append: _Append) -> "_Outcome":
         """Its result, or what is wrong with it alone."""
         connection.execute("SAVEPOINT append")
         try:
@@ -216,9 +229,9 @@ class Ledger:
                 raise
             connection.execute("ROLLBACK TO append")
             connection.execute("RELEASE append")
-            return None, error
+            return append, None, error
         connection.execute("RELEASE append")
-        return result, None
+        return append, result, None
 
     def _prune(self, at: float) -> None:
         """Those who wrote have been told. By the clock that is behind: one of the two may be wrong."""
@@ -234,7 +247,7 @@ class Ledger:
         batch = []
         while self._appends:  # only this thread takes any out
             append = self._appends.popleft()
-            if append.done.set_running_or_notify_cancel():
+            if not append.given_up:
                 batch.append(append)
         return batch
 
@@ -357,6 +370,27 @@ class Ledger:
 
         self._thread.submit(close).result()
         self._thread.shutdown()
+
+
+_Outcome = tuple[_Append, Any, BaseException | None]
+
+
+def _tell(outcomes: list[_Outcome]) -> None:
+    """Those who wait, by one call into each event loop: each call costs as much as an entry."""
+    for loop in {append.done.get_loop() for append, _, _ in outcomes}:
+        own = [outcome for outcome in outcomes if outcome[0].done.get_loop() is loop]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_told, own)
+
+
+def _told(outcomes: list[_Outcome]) -> None:
+    for append, result, wrong in outcomes:
+        if append.done.done():  # whoever waited was cancelled
+            continue
+        if wrong is None:
+            append.done.set_result(result)
+        else:
+            append.done.set_exception(wrong)
 
 
 def _code(error: BaseException) -> int:

@@ -247,8 +247,9 @@ def enter_settlement(
     for name, amount in charges:
         number = _number(connection, name, connection.execute(_COUNTER, (name,)).fetchone())
         stands[name] = amount
-        if number is not None:
-            connection.execute(_INSERT, (number, lease, "settle", amount, at))
+        if number is None:
+            continue
+        if not connection.execute(_INSERT, (number, lease, "settle", amount, at)).rowcount:
             stands[name] = dict(connection.execute(_ENTERED, (number, lease)))["settle"]
     return stands
 

@@ -270,3 +270,13 @@ os._exit(0)
     with sqlite3.connect(path) as file:
         assert file.execute("SELECT settled FROM counters").fetchall() == [(2,)]
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.anyio
+async def test_a_closed_ledger_says_so_to_each(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.close()
+    for lease in ("a", "b"):
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="shutdown"):
+                await ledger.start(lease, [("c", 1)], 1.0)
