@@ -82,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m okome.planner", description=(__doc__ or "").partition("\n")[0])
+    parser = _Parser(prog="python -m okome.planner", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 8000), metavar="HOST:PORT")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--redis-url", help="without a password; else set OKOME_REDIS_URL")
@@ -120,7 +120,9 @@ def _source(arguments: argparse.Namespace) -> Source:
     if arguments.upstream is None:
         return GpuStandIn(arguments.latency, arguments.tokens_per_second)
     file: Path | None = arguments.upstream_key_file
-    key = os.environ.get("OKOME_UPSTREAM_KEY") if file is None else file.read_text().strip()
+    key = os.environ.get("OKOME_UPSTREAM_KEY") if file is None else file.read_text(errors="replace").strip()
+    if file is not None and not key:
+        raise ValueError(f"there is no key in {file}")
     if key and not (key.isascii() and key.isprintable()):
         raise ValueError("the upstream's key is printable ASCII on one line")
     return Upstream(arguments.upstream, key or None, arguments.upstream_timeout)

@@ -15,6 +15,8 @@ import pytest
 
 import okome
 from bench.redis_server import RedisServer
+from okome import planner
+from okome.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +148,28 @@ async def test_what_a_docstring_shows_runs(
         await names["shown"]()
     ledger.close()
     await redis.aclose()
+
+
+@pytest.mark.parametrize("text", [PAGE, planner.__doc__ or ""], ids=["the page", "the module"])
+def test_the_planners_command_line_is_one(text: str) -> None:
+    shown = re.findall(r"python -m okome\.planner((?:[^\n]|\\\n)*)", text.replace("\\\n", " "))
+    assert shown
+    for command in shown:
+        arguments = planner._arguments(command.split())
+        assert arguments.listen == ("192.168.86.25", 8000)
+        assert isinstance(planner._source(arguments), Upstream)
+
+
+def test_the_client_of_a_sentinel_is_made_as_shown() -> None:
+    (shown,) = re.findall(r'`(connect_sentinel\("redis:.*?\))` \|', PAGE)
+    client = eval(shown.replace(", …", ""), {"connect_sentinel": okome.connect_sentinel})  # noqa: S307  # our own page
+    assert client.connection_pool.service_name == "okome"
+
+
+def test_what_only_a_whole_stream_ends_with() -> None:
+    (shown,) = re.findall(r"`(b\"\"\.join\(chunks\).*?)`", PAGE)
+    for chunks, whole in (([b"data: [DO", b"NE]\n\n"], True), ([b"data: x\n\n"], False)):
+        assert eval(shown, {"chunks": chunks}) is whole  # noqa: S307  # our own page
 
 
 def test_doctests() -> None:

@@ -3,13 +3,16 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import Bytes, Cache, Cached, CachePolicy, Directives, Msgpack, Status
+from okome import Bytes, Cache, Cached, CachePolicy, Directives, Msgpack, Period, Status
 from tests.unit.okome.caches import Answer, Later, Open, Origin
 from tests.unit.okome.waiting import PATIENCE, joined, settled
 
@@ -155,6 +158,51 @@ async def test_a_miss_has_the_type_of_a_hit(redis: Redis, directives: Directives
         if not directives.no_store:
             await settled(answers)
             assert (await answers.get_or_compute("k", fields)).value == found.value
+
+
+@dataclass
+class Pair:
+    left: int
+    right: tuple[int, ...] = ()
+
+
+KINDS: list[tuple[Any, Any]] = [
+    (type(None), None),
+    (bool, False),
+    (int | None, None),
+    (float, 0),
+    (str, ""),
+    (str, Period.DAY),
+    (bytes, bytearray(b"x")),
+    (tuple, (1, (2, 3))),
+    (tuple[int, tuple[int, int]], (1, (2, 3))),
+    (Any, (1, 2)),
+    (set[int], {1, 2}),
+    (list, frozenset({1})),
+    (Pair, Pair(1, (2,))),
+    (dict, Pair(1, (2,))),
+    (Decimal, Decimal("1.10")),
+    (str, Decimal("1.10")),
+    (datetime, datetime(2026, 1, 2, tzinfo=UTC)),
+    (datetime, datetime(2026, 1, 2)),  # that it has no zone is a difference
+    (dict[int, int], {1: 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), KINDS)
+async def test_whatever_the_type_is(redis: Redis, kind: Any, value: Any) -> None:
+    async def compute() -> Any:
+        return value
+
+    cache: Cache[Any]
+    async with Cache(redis, namespace="kinds", codec=Msgpack(kind)) as cache:
+        miss = await cache.get_or_compute("k", compute)
+        await settled(cache)
+        hit = await cache.get_or_compute("k", compute)
+        got = await cache.get("k")
+        assert got is not None
+        assert (miss.status, hit.status) == (Status.MISS, Status.HIT)
+        assert repr(miss.value) == repr(hit.value) == repr(got.value)
 
 
 async def test_without_redis_it_has_it_too(own_server: RedisServer, own_client: Redis) -> None:

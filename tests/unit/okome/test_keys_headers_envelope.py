@@ -3,6 +3,8 @@
 import math
 import struct
 import zlib
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -119,6 +121,61 @@ def test_every_other_difference_is_one() -> None:
     ]
     keys = {key_of(request, tenant=tenant) for request in requests for tenant in ("a", "b")}
     assert len(keys) == 2 * len(requests)
+
+
+class Words(str):
+    """As some library may have them."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Count(IntEnum):
+    ONE = 1
+
+
+class Number(float):
+    """As numpy's are."""
+
+
+def test_what_is_of_a_derived_class_is_what_it_is_derived_from() -> None:
+    """And a mapping is a mapping, with its order where that counts."""
+    plain: dict[str, Any] = {"a": "HIT", "b": "x", "c": 1.5, "d": {"e": [1]}, "f": 1}
+    derived = {
+        "a": Status.HIT,
+        "b": Words("x"),
+        "c": Number(1.5),
+        "d": MappingProxyType({"e": (1,)}),
+        "f": Count.ONE,
+    }
+    assert key_of(MappingProxyType(derived), tenant="t") == key_of(plain, tenant="t")
+    schemas = [
+        {"schema": MappingProxyType(dict(pairs))} for pairs in ((("a", 1), ("b", 2)), (("b", 2), ("a", 1)))
+    ]
+    assert len({key_of(request, tenant="t") for request in schemas}) == 2
+
+
+def test_what_looks_alike_is_not_the_same() -> None:
+    values = [
+        1,
+        1.0,
+        True,
+        "1",
+        None,
+        0,
+        0.0,
+        -0.0,
+        False,
+        "",
+        "\u00e9",
+        "e\u0301",
+        [],
+        {},
+        [1],
+        [[1]],
+        {"a": 1},
+    ]
+    assert len({key_of({"a": value}, tenant="t") for value in values}) == len(values)
 
 
 def test_what_cannot_change_the_answer_is_not_in_the_key() -> None:

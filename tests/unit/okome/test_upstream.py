@@ -5,12 +5,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from bench.redis_server import RedisServer
+from okome.planner import main
 from okome.upstream import Upstream
 from tests.unit.okome.test_planner import QUESTION, ask, eventually, metric, running, without_ids
 
@@ -379,3 +381,17 @@ def test_a_url_that_is_none_is_refused_without_a_part_of_it(url: str) -> None:
     with pytest.raises(ValueError, match="upstream") as refused:
         Upstream(url)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", [b"", b" \n", b"sk-s3cr\nt", b"sk-s3cr\xfft", "sk-s3crét".encode()])
+def test_a_key_that_is_none_is_refused_without_a_part_of_it(
+    key: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(key)
+    arguments = ["--upstream", "http://127.0.0.1:1", "--upstream-key-file", str(file)]
+    assert main([*arguments, "--ledger", str(tmp_path / "ledger")]) == 2
+    said = capsys.readouterr()
+    assert "key" in said.err
+    assert said.err.count("\n") == 1
+    assert not any(part in said.out + said.err for part in ("s3cr", "0xff"))
