@@ -18,8 +18,8 @@ noticed (missing is not zero) and mended from the ledger.
 import asyncio
 import logging
 import math
+import os
 import sqlite3
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -288,7 +288,7 @@ class Budgets:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger could not be read: nothing is decided without it")
                 return self._explained(Decision(Outcome.STATE_LOST, retry_after=1.0))
-        identity, units = lease or uuid.uuid4().hex, tuple(amounts)
+        identity, units = lease or os.urandom(16).hex(), tuple(amounts)
 
         def charges() -> tuple[Charge, ...]:
             return self._rules.charges(subject, amounts, self._clock.now())

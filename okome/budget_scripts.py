@@ -99,11 +99,6 @@ end
 
 local function whole(x) return string.format('%.0f', x) end
 
-local function remember(key, state, per)
-  local life = ceil(max(state[2], per) * 1000) + 1
-  redis_call('SET', key, cmsgpack.pack(state), 'PX', whole(life))
-end
-
 -- Its state as of now, and how much of it is in the window. One of the future is brought back and written: it has to
 -- go by from now on, and would stand still if it were brought back anew each time, as who is denied writes nothing.
 local function rate(key, per)
@@ -126,7 +121,9 @@ local function rate(key, per)
       used = used + amount
     end
   end
-  if ahead > 0 then remember(key, state, per) end
+  if ahead > 0 then
+    redis_call('SET', key, cmsgpack.pack(state), 'PX', whole(ceil(max(state[2], per) * 1000) + 1))
+  end
   return state, used
 end
 
@@ -203,6 +200,7 @@ for i = 3, #KEYS do
   end
 end
 local granted = answer[1] == 'OK' and not again
+local n, holding, hold = 5, nil, nil
 for i = 3, #KEYS do
   local at, s = (i - 3) * 6, state[i]
   local amount = rules[at + 2]
@@ -215,15 +213,15 @@ for i = 3, #KEYS do
       -- Its life is text from the caller, long enough for any state: to write a number out costs half of a SET.
       redis_call('SET', KEYS[i], cmsgpack.pack(s), 'PX', rules[at + 6])
     end
-    answer[#answer + 1] = min(limit - used, floor(burst - s[2] / interval + 1e-6))
-    answer[#answer + 1] = ceil(max(s[2], passes(s, used + burst - limit, per)) * 1000)
+    answer[n + 1] = min(limit - used, floor(burst - s[2] / interval + 1e-6))
+    answer[n + 2] = ceil(max(s[2], passes(s, used + burst - limit, per)) * 1000)
   else
     local limit, ends = rules[at + 3], rules[at + 5]
     local reserved = s[2]
     if granted then
       reserved = reserved + amount
       local expiry = now_ms + ttl
-      local hold = string.format('N %.0f %.0f', amount, expiry)
+      if amount ~= holding then holding, hold = amount, string.format('N %.0f %.0f', amount, expiry) end
       if sooner(s[3], expiry) == s[3] then
         redis_call('HSET', KEYS[i], 'r', whole(reserved), held_as, hold)
       else
@@ -231,9 +229,10 @@ for i = 3, #KEYS do
       end
       if s[4] then redis_call('PEXPIRE', KEYS[i], ceil((ends - now) * 1000) + 86400000) end
     end
-    answer[#answer + 1] = limit - s[1] - reserved
-    answer[#answer + 1] = ceil((ends - now) * 1000)
+    answer[n + 1] = limit - s[1] - reserved
+    answer[n + 2] = ceil((ends - now) * 1000)
   end
+  n = n + 2
 end
 if answer[1] == 'OK' and not marker then
   -- Of one that the caps alone remember nobody knows when that was.
@@ -333,7 +332,7 @@ for i = 3, #KEYS do
         end
       end
     end
-    remember(KEYS[i], s, per)
+    redis_call('SET', KEYS[i], cmsgpack.pack(s), 'PX', whole(ceil(max(s[2], per) * 1000) + 1))
   end
 end
 redis_call('SET', KEYS[1], 'S', 'PX', retention)

@@ -68,6 +68,7 @@ class Wire:
         self._line = Line(redis)
         self._key = key
         self._epoch = key("epoch").encode()
+        self._leases = key("lease", "*")[:-1].encode()  # what their names begin with
         self._clock = clock
         self._timeout = timeout
         self._limit = self._line.limit(timeout)
@@ -108,7 +109,7 @@ class Wire:
     async def _ask(
         self, script: Script, mark: str, charges: Sequence[Charge], ttl: int, rules: Sequence[Any]
     ) -> Answer:
-        keys = [self._key("lease", mark).encode(), self._epoch, *[charge.wire for charge in charges]]
+        keys = [self._leases + mark.encode(), self._epoch, *[charge.wire for charge in charges]]
         lives = self._lease_ms, self._started_ms
         packed = _PACK([mark, ttl, self._retention_ms, self._ledger, rules, *lives, SLOTS])
         sent = self._clock.monotonic()
