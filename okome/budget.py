@@ -97,6 +97,8 @@ class Budgets:
         require_seconds("breaker", breaker, zero=True)
         if on_unavailable not in ("share", "deny", "ledger"):
             raise ValueError(f"on_unavailable is 'share', 'deny' or 'ledger', not {on_unavailable!r}")
+        if ledger is not None and not isinstance(ledger, Ledger):
+            raise TypeError(f"ledger is a Ledger, as Ledger('spent.sqlite') opens it, not {ledger!r}")
         deciding = on_unavailable == "ledger"
         if deciding and ledger is None:
             raise ValueError("on_unavailable='ledger' needs a ledger")
@@ -273,7 +275,8 @@ class Budgets:
         `lease`: an id of the caller's own makes a repeated call idempotent, for the same subject and amounts
         and within `retention`; once it is settled, the outcome is SETTLED. Never raises for Redis or the
         ledger; ValueError for a dimension that a rule asks for and the subject does not say, a unit that no rule
-        counts, or a bad amount; TypeError for a user, a tenant … that is no text; EvictingServerError as `check` does.
+        counts, no unit at all (what costs nothing says 0), or a bad amount; TypeError for a user, a tenant … that is
+        no text; EvictingServerError as `check` does.
         """
         self._loop.require()
         if lease is not None:
@@ -288,7 +291,8 @@ class Budgets:
                 self.counts["ledger_failed"] += 1
                 log.exception("the ledger could not be read: nothing is decided without it")
                 return self._explained(Decision(Outcome.STATE_LOST, retry_after=1.0))
-        identity, units = lease or os.urandom(16).hex(), tuple(amounts)
+        identity = lease or os.urandom(16).hex()
+        units = tuple(amounts) if isinstance(amounts, Mapping) else ()
 
         def charges() -> tuple[Charge, ...]:
             return self._rules.charges(subject, amounts, self._clock.now())
@@ -315,6 +319,7 @@ class Budgets:
         or, without a ledger, Redis does not answer.
         """
         self._loop.require()
+        _require_lease(lease)
         return await self._settlement.start(lease)
 
     async def commit(self, lease: Lease, actual: Mapping[str, int] | None = None) -> None:
@@ -346,11 +351,20 @@ class Budgets:
     async def refund(self, lease: Lease) -> None:
         """It did not happen: all of it is given back, requests included. Otherwise as commit."""
         self._loop.require()
+        _require_lease(lease)
         await self._settlement.settle(lease, {charge.rule.unit: 0 for charge in lease.charges})
+
+
+def _require_lease(lease: object) -> None:
+    if not isinstance(lease, Lease):
+        raise TypeError(f"lease is that of a Decision that allowed it, not {lease!r}")
 
 
 def _spent(lease: Lease, actual: Mapping[str, int] | None) -> dict[str, int]:
     """By unit; those not named, as reserved."""
+    _require_lease(lease)
+    if actual is not None and not isinstance(actual, Mapping):
+        raise TypeError(f"actual is {{unit: amount}}, not {actual!r}")
     reserved = {charge.rule.unit: charge.amount for charge in lease.charges}
     for unit in actual or ():
         if unit not in lease.units:

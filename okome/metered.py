@@ -13,6 +13,7 @@ To reserve before the cache is asked would charge for hits; a refusal that leave
 reach all who wait for the same key. Here it is inside, and a CallerError.
 """
 
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from okome.arguments import begun, opened, require_function
 from okome.budget import Budgets
 from okome.decision import Decision, Lease, Outcome
 from okome.errors import CallerError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -47,6 +50,9 @@ class Metered:
     - it returned, or was given up (nobody waits any more, the stream was closed): what it spent; a unit that it did not
       name costs what was reserved. So name it early: spent["tokens"] = 0, and count on from there.
     - it raised: what it spent; a unit that it did not name costs nothing.
+
+    What can't have been spent (less than nothing, of a unit that was not reserved) is a ValueError and costs the
+    estimate; logged, where the computation has raised, or was given up, already.
 
     Hits are free, and so is waiting for another's computation.
     """
@@ -101,10 +107,10 @@ class Metered:
         try:
             yield spent
         except Exception:
-            self._settle(lease, dict.fromkeys(self._amounts, 0) | dict(spent))
+            self._settle_after_all(lease, dict.fromkeys(self._amounts, 0) | dict(spent))
             raise
         except BaseException:  # cancelled, or closed
-            self._settle(lease, spent)
+            self._settle_after_all(lease, spent)
             raise
         self._settle(lease, spent)
 
@@ -125,6 +131,13 @@ class Metered:
             self.decision = Decision(Outcome.UNAVAILABLE, retry_after=1.0, reason=trouble)
             raise OverBudgetError(self.decision)
         return lease
+
+    def _settle_after_all(self, lease: Lease, spent: Mapping[str, int]) -> None:
+        """What ended the computation is what its caller is told."""
+        try:
+            self._settle(lease, spent)
+        except ValueError:
+            log.exception("what was spent can't be: the estimate is charged")
 
     def _settle(self, lease: Lease, spent: Mapping[str, int]) -> None:
         try:

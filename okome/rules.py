@@ -68,10 +68,8 @@ class _Rule:
         self._require_whole("limit", self.limit)
         if not 0 <= self.limit <= MAX_AMOUNT:
             raise ValueError(f"{self.name}: the limit is 0 to 2^53 - 1, not {self.limit}")
-        if isinstance(self.by, str):
-            raise TypeError(
-                f"{self.name}: by is several dimensions, such as ({self.by!r},), not {self.by!r} alone"
-            )
+        if isinstance(self.by, str) or not isinstance(self.by, Iterable):
+            raise TypeError(f"{self.name}: by is several dimensions, such as ('user',), not {self.by!r}")
         object.__setattr__(self, "by", tuple(self.by))
         if not isinstance(self.where, Mapping):
             raise TypeError(f"{self.name}: where is {{dimension: value}}, not {self.where!r}")
@@ -211,8 +209,8 @@ class Rules:
     """Those of one Budgets; their states' keys by `key`."""
 
     def __init__(self, rules: Sequence[Rule], key: Keyspace) -> None:
-        if isinstance(rules, Rule) or not all(isinstance(rule, Rule) for rule in rules):
-            raise TypeError(f"rules are several Rates and Caps, not {rules!r}")
+        if not isinstance(rules, Sequence) or not all(isinstance(rule, Rule) for rule in rules):
+            raise TypeError(f"rules are several Rates and Caps, in a list, not {rules!r}")
         if len({rule.name for rule in rules}) != len(rules):
             raise ValueError("two rules have the same name")
         self._rules = tuple(rules)
@@ -229,14 +227,21 @@ class Rules:
         self, subject: Mapping[str, str], amounts: Mapping[str, int], now: float
     ) -> tuple[Charge, ...]:
         """Of the rules that count one of these units. ValueError for a dimension that a rule asks for and the subject
-        does not say, a unit that no rule counts, and a bad amount; TypeError for a value that is no text.
+        does not say, a unit that no rule counts, no unit at all, and a bad amount; TypeError for what is no mapping and
+        for a value that is no text.
         """
-        for amount in amounts.values():
-            require_amount(amount)
         hour = int(now // 3600)
         try:
+            for amount in amounts.values():
+                require_amount(amount)
             states = self._states(tuple(subject.items()), tuple(amounts), hour)
-        except TypeError:  # a value that can't be looked up, such as a list: say whose
+        except (TypeError, AttributeError):  # what can't be looked up, such as a list: say whose it is
+            for what, mapping, holds in (
+                ("subject", subject, "{dimension: name}"),
+                ("amounts", amounts, "{unit: amount}"),
+            ):
+                if not isinstance(mapping, Mapping):
+                    raise TypeError(f"{what} is {holds}, not {mapping!r}") from None
             for name, value in subject.items():
                 require_name(f"the subject's {name}", value)
             raise
@@ -254,6 +259,10 @@ class Rules:
         values = dict(subject)
         for name, value in values.items():
             require_name(f"the subject's {name}", value)
+        if not units:
+            raise ValueError(
+                "amounts is empty: what costs nothing says of which unit, such as {'requests': 0}"
+            )
         for unit in units:
             if unit not in self._units:
                 raise ValueError(

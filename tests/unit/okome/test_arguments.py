@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -597,6 +598,49 @@ async def test_a_dimension_that_a_rule_asks_for(open_budgets: OpenBudgets, chang
     budgets = open_budgets(Cap(**words | change))
     with pytest.raises(ValueError, match="tpd asks for 'tier', which the subject does not say"):
         await budgets.reserve({"user": "ann"}, {"tokens": 1})
+
+
+async def test_what_costs_nothing_says_so(open_budgets: OpenBudgets) -> None:
+    budgets = open_budgets(TOKENS)
+    with pytest.raises(ValueError, match="amounts is empty"):
+        await budgets.reserve(ANN, {})
+    assert (await budgets.reserve(ANN, {"tokens": 0})).outcome is Outcome.ALLOWED
+
+
+@pytest.mark.parametrize("wrong", [None, "ann", 5, ["user"], ("user", "ann")])
+async def test_a_subject_and_amounts_are_mappings(open_budgets: OpenBudgets, wrong: Any) -> None:
+    budgets = open_budgets(TOKENS)
+    with pytest.raises(TypeError, match=r"subject is .dimension: name., not"):
+        await budgets.reserve(wrong, {"tokens": 1})
+    with pytest.raises(TypeError, match=r"amounts is .unit: amount., not"):
+        await budgets.reserve(ANN, wrong)
+    lease = await granted(budgets, {"tokens": 1})
+    if wrong is not None:
+        with pytest.raises(TypeError, match=r"actual is .unit: amount., not"):
+            await budgets.commit(lease, wrong)
+    for call in (budgets.start, budgets.commit, budgets.refund):
+        with pytest.raises(TypeError, match="lease is that of a Decision"):
+            await call(wrong)
+    with pytest.raises(TypeError, match="lease is that of a Decision"):
+        budgets.commit_soon(wrong)
+
+
+@pytest.mark.parametrize("ledger", ["spent.sqlite", Path("spent.sqlite"), 5, True])
+async def test_a_ledger_is_one(open_budgets: OpenBudgets, ledger: Any) -> None:
+    with pytest.raises(TypeError, match="ledger is a Ledger, as Ledger"):
+        open_budgets(TOKENS, ledger=ledger)
+
+
+@pytest.mark.parametrize("rules", [None, 5, TOKENS, [TOKENS, None], {"tpd": TOKENS}, iter([TOKENS])])
+async def test_rules_are_a_list_of_them(redis: Redis, rules: Any) -> None:
+    with pytest.raises(TypeError, match="rules are several Rates and Caps"):
+        Budgets(redis, rules=rules)
+
+
+@pytest.mark.parametrize("by", [None, 5, "user", ("user", None)])
+def test_dimensions_are_several_names(by: Any) -> None:
+    with pytest.raises(TypeError, match=r"tpd: (by is several|a) dimension"):
+        Cap(name="tpd", by=by, unit="tokens", limit=10)
 
 
 async def test_only_what_was_reserved_is_committed(open_budgets: OpenBudgets) -> None:

@@ -382,6 +382,21 @@ async def test_what_cannot_have_been_spent_is_said_and_the_estimate_is_charged(
     assert budgets.counts["settled"] == 1
 
 
+@pytest.mark.parametrize("wrong", [{"tokns": 5}, {"tokens": -5}])
+@pytest.mark.parametrize("ends", [asyncio.CancelledError(), ConnectionError("gone")])
+async def test_what_ended_it_is_told_though_what_was_spent_cannot_be(
+    budgets: Budgets, wrong: dict[str, int], ends: BaseException
+) -> None:
+    async def odd(spent: Counter[str]) -> str:
+        spent.update(wrong)
+        raise ends
+
+    with pytest.raises(type(ends)):
+        await Metered(budgets, {"user": "ann"}, ESTIMATE).compute(odd)()
+    await until(lambda: budgets.counts["settled"])
+    assert await left(budgets, "ann") == (9, 900)
+
+
 async def test_a_start_that_is_refused_costs_nothing_and_is_his_alone(
     cache: Cache[str], budgets: Budgets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
