@@ -88,6 +88,13 @@ def included(directives: list[Directive]) -> Iterator[str]:
         yield from included(one.block or [])
 
 
+def globbed(pattern: str) -> str:
+    """A pattern of glob(3), which nginx hands on only if there is one of `*?[` in it, as Python writes the same."""
+    if not re.search(r"[*?\[]", pattern):
+        return pattern
+    return re.sub(r"\\(.)", r"[\1]", pattern).replace("[^", "[!")
+
+
 def conffiles() -> set[tuple[str, ...]]:
     """(path, MD5) of each configuration file as Debian's packages of nginx brought it."""
     asked = subprocess.run(
@@ -103,7 +110,7 @@ def main(root: str) -> None:
     packaged, seen = conffiles(), set[str]()
 
     def show(pattern: str, *, loaded: bool = True) -> None:
-        for found in sorted(glob.glob(os.path.join(root, pattern))):  # noqa: PTH118, PTH207 - as nginx joins and globs
+        for found in sorted(glob.glob(os.path.join(root, globbed(pattern)))):  # noqa: PTH118, PTH207 - as nginx does
             path = os.path.normpath(found)
             if path in seen or not (Path(path).is_file() or Path(path).is_symlink()):
                 continue

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from posixpath import join, normpath
 
 from facts.nginx import ROOT, NginxFile
-from facts.nginx_syntax import Directive
+from facts.nginx_syntax import Directive, globbed
 
 CACHES = {"proxy_cache_path", "fastcgi_cache_path", "uwsgi_cache_path", "scgi_cache_path"}
 # What names shared memory, and where: all of it is one namespace, and nginx refuses a name that two modules claim.
 ZONES = {
     "limit_req_zone": "zone=",
     "limit_conn_zone": "zone=",
+    "js_shared_dict_zone": "zone=",
     "ssl_session_cache": "shared:",
     "ssl_ocsp_cache": "shared:",
     **dict.fromkeys(CACHES, "keys_zone="),
@@ -42,7 +43,7 @@ class Place:
 
 def matching(pattern: str, files: Iterable[str]) -> list[str]:
     """The files that an include of `pattern` reads."""
-    path = normpath(join(ROOT, pattern))
+    path = normpath(join(ROOT, globbed(pattern)))
     if not re.search(r"[*?\[]", path):
         return [path] if path in files else []
     return [file for file in files if PurePosixPath(file).match(path)]
@@ -66,6 +67,20 @@ def unfolded(
             yield from of(one.block or [], (*within, one))
 
     yield from of(files[path].directives, within)
+
+
+def opened(file: NginxFile, files: Mapping[str, NginxFile], through: tuple[str, ...] = ()) -> NginxFile:
+    """The file with what its includes read in their place."""
+
+    def of(directives: list[Directive]) -> Iterator[Directive]:
+        for one in directives:
+            if one.name == "include" and one.args:
+                for path in matching(one.args[0], files):
+                    if path not in (*through, file.path):
+                        yield from opened(files[path], files, (*through, file.path)).directives
+            yield one if one.block is None else replace(one, block=[*of(one.block)])
+
+    return replace(file, directives=[*of(file.directives)])
 
 
 # --- what may exist once ------------------------------------------------------------------------------------
@@ -134,8 +149,9 @@ def _server(server: Directive, ports: Iterable[int]) -> Iterator[Definition]:
             if one.everybody and one.words & {"default_server", "default"}:
                 yield Definition("default_server", str(port), one.line)
         if here:
+            # ".example.org" is "example.org" as well.
             yield from (
-                Definition("server_name", f"{name}:{port}", line)
+                Definition("server_name", f"{name.removeprefix('.')}:{port}", line)
                 for name, line in names or [("", server.line)]
             )
 
@@ -147,14 +163,20 @@ def definitions(place: Place, ports: Iterable[int]) -> Iterator[Definition]:
     if one.name in ZONES:
         zones = [arg.removeprefix(ZONES[one.name]) for arg in args if arg.startswith(ZONES[one.name])]
         yield from (Definition("zone", zone.partition(":")[0], line) for zone in zones)
+    if one.name == "lua_shared_dict" and args:
+        yield Definition("zone", args[0], line)
     if one.name == "zone" and place.context[-1:] == ("upstream",) and args:
         yield Definition("zone", args[0], line)
     if place.context[:1] != ("http",):  # stream and mail have names of their own
         return
     if one.name in CACHES and args:
-        yield Definition("cache_path", args[0].rstrip("/"), line)
-    elif one.name in ("upstream", "log_format") and args:
+        yield Definition("cache_path", normpath(args[0]), line)
+    elif one.name == "upstream" and args:
+        yield Definition(one.name, args[0].lower(), line)
+    elif one.name == "log_format" and args:
         yield Definition(one.name, args[0], line)
+    elif one.name == "js_import" and args:
+        yield Definition(one.name, args[0] if len(args) > 1 else PurePosixPath(args[0]).stem, line)
     elif one.name in VARIABLES and args:
         yield Definition("map", args[-1], line)
     elif one.name == "server" and place.context == ("http",):
@@ -216,6 +238,17 @@ def _answers(block: list[Directive]) -> bool:
     """Whether a request is answered here without a look at files."""
     refused = any(one.name == "deny" and one.args == ("all",) for one in block)
     return refused or any(one.name in {*PASSES, "return", "stub_status"} for one in block)
+
+
+def speaks_itself(directives: list[Directive]) -> bool:
+    """Whether a server in here passes nothing on, and yet says more than where else to go."""
+    for server in _every(directives, "server"):
+        inner = server.block or []
+        said = [one.args[0] for one in _every(inner, "return") if one.args]
+        passes = any(True for name in PASSES for _ in _every(inner, name))
+        if not passes and any(re.fullmatch(r"2\d\d", one) for one in said):
+            return True
+    return False
 
 
 def serves_files(block: list[Directive], *, rooted: bool = False) -> bool:

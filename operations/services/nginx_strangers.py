@@ -20,7 +20,9 @@ from operations.services.nginx_meaning import (
     definitions,
     listens,
     matching,
+    opened,
     serves_files,
+    speaks_itself,
     targets,
     unfolded,
     upstreams,
@@ -167,8 +169,12 @@ def ours(files: Mapping[str, NginxFile]) -> Ours:
         if all(name in names or not asked(name, block) for block, names in passing.items())
     }
     http = {name for names in levels["http",].values() for name in names}
+    defined = {(one.kind, one.name) for place in places for one in definitions(place, ports)}
+    # Ours has the node's name, and so has who says $hostname.
+    named = {name.rpartition(":") for kind, name in defined if kind == "server_name"}
+    defined |= {("server_name", f"$hostname:{port}") for name, _, port in named if name}
     return Ours(
-        frozenset((one.kind, one.name) for place in places for one in definitions(place, ports)),
+        frozenset(defined),
         ports,
         frozenset(http - DEFINES - REPEATABLE),
         frozenset(own),
@@ -216,6 +222,13 @@ def _listening(place: Place, us: Ours) -> Iterator[str]:
                 yield f"{where}, and takes all that comes to that address: {port_of_its_own}"
 
 
+def _nested(one: str, other: str) -> bool:
+    """Whether one folder is in the other: a cache counts all that is below its own, and deletes what it can't read there,
+    an answer that is just being written for one (ngx_http_file_cache_manage_file)."""
+    first, second = PurePosixPath(one), PurePosixPath(other)
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
 def collisions(places: Iterable[Place], us: Ours) -> Iterator[str]:
     """One line for each thing of a file that disturbs ours, or is disturbed by it. `places`: the file's own."""
     for place in places:
@@ -224,6 +237,10 @@ def collisions(places: Iterable[Place], us: Ours) -> Iterator[str]:
             if (one.kind, one.name) in us.defined:
                 said = one.name.removesuffix(":80")
                 yield f"{place.path}:{one.line} defines {one.kind} {said!r}, as ours does: rename it"
+            elif one.kind == "cache_path" and any(
+                _nested(one.name, path) for kind, path in us.defined if kind == "cache_path"
+            ):
+                yield f"{place.path}:{one.line} keeps a cache in {one.name}, and ours with it: give it its own folder"
         if name == "server" and place.context in (("http",), ("stream",), ("mail",)):
             yield from _listening(place, us)
         if place.context == ("http",):
@@ -265,7 +282,7 @@ def lost(
             for path in matching(one.args[0], found):
                 file = found[path]
                 if path not in kept and file.directives and not (file.packaged or gives_way(file)):
-                    folder = "conf.d" if place.context == ("http",) else "modules-enabled"
+                    folder = "conf.d" if place.context[:1] == ("http",) else "modules-enabled"
                     yield f"{path} is read through {place} alone, which ours replaces: include it in {ROOT}/{folder}"
         elif one.name == "load_module" or (
             len(place.context) == 1 and place.context[0] not in ("http", "events")
@@ -280,6 +297,20 @@ def woken(old: NginxFile, found: Mapping[str, NginxFile], after: Iterable[str]) 
     for path in after:
         if path not in read and any(one.name != "load_module" for one in found[path].directives):
             yield f"{path} is read by nobody so far, and ours would: move it out of {PurePosixPath(path).parent}"
+
+
+def orphaned(
+    old: NginxFile, found: Mapping[str, NginxFile], kept: set[str], gives_way: Callable[[NginxFile], bool]
+) -> Iterator[str]:
+    """One line for each file with sites that is read through one that gives way, and through no other."""
+    for place in unfolded(old.path, found):
+        if place.directive.name != "include" or "server" in place.context or not place.directive.args:
+            continue
+        for path in matching(place.directive.args[0], found):
+            file = found[path]
+            sites = any(one.directive.name == "server" for one in unfolded(path, {path: file}))
+            if path not in kept and sites and not (file.packaged or gives_way(file)):
+                yield f"{path} is read through {place} alone, which gives way: include it in {ROOT}/conf.d"
 
 
 def missed(old: NginxFile, staying: list[NginxFile]) -> Iterator[str]:
@@ -335,7 +366,7 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
     """What gives way to our files, and what can't.
 
     A file is the older system's if it is called kome-cache*, or if it collides with ours, all its requests go to the
-    orchestrator, and none is answered from a folder. Anything else that collides is a stranger's.
+    orchestrator, and none is answered by itself or from a folder. Anything else that collides is a stranger's.
     """
     texts = {path: text.decode() for path, text in rendered(config, data).items() if text is not None}
     rendered_files = {file.path: file for file in read_all(texts)}
@@ -347,8 +378,13 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
         after.setdefault(place.path, []).append(place)
 
     def to_us(file: NginxFile) -> bool:
-        where = targets(file, groups)
-        return bool(where) and where <= {data["orchestrator"]} and not serves_files(file.directives)
+        whole = opened(file, files)
+        where = targets(whole, groups)
+        itself = serves_files(whole.directives) or speaks_itself(whole.directives)
+        return bool(where) and where <= {data["orchestrator"]} and not itself
+
+    def gives_way(file: NginxFile) -> bool:
+        return named(file) or to_us(file)
 
     def named(file: NginxFile) -> bool:
         return PurePosixPath(file.path).name.startswith("kome-cache")
@@ -385,13 +421,16 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
             path
             for path, file in files.items()
             if not (path in config.paths or file.packaged or file.text.startswith(MARK))
-            if not (named(file) or to_us(file))
+            if not gives_way(file)
         ]
-        refused.extend(
-            lost(before, files, set(after) | set(config.paths), lambda file: named(file) or to_us(file))
-        )
+        refused.extend(lost(before, files, set(after) | set(config.paths), gives_way))
         refused.extend(woken(before, files, (path for path in strangers if path in after)))
         refused.extend(missed(before, staying))
+    if old:
+        left = {path: file for path, file in (files | rendered_files).items() if path not in old}
+        kept = {place.path for place in unfolded(NGINX_CONF, left)}
+        for path in (path for path in old if files[path].loaded):
+            refused.extend(orphaned(files[path], files, kept, gives_way))
     return Verdict(tuple(old), tuple(aside), tuple(dict.fromkeys(refused)))
 
 

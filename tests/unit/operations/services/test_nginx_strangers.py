@@ -56,7 +56,9 @@ def test_a_stranger_who_does_not_collide_stays(etc: Etc) -> None:
     etc.put(
         "conf.d/shop.conf",
         "upstream shop { zone shop 1m; server 10.0.0.9; } server { listen 8080; server_name cn00; }"
-        " ssl_session_cache shared:shop_tls:1m; fastcgi_cache_path /srv/okome keys_zone=shop_cache:1m;",
+        " ssl_session_cache shared:shop_tls:1m; fastcgi_cache_path /srv/okome keys_zone=shop_cache:1m;"
+        " proxy_cache_path /var/cache/nginx/okome2 keys_zone=shop:1m; js_import shop from x.js;"
+        " server { listen 8010; server_name $hostname .cn00; }",
     )
     etc.put("sites-available/other", KOME_CACHE)  # nginx does not read it
     assert etc.verdict() == ((), (f"{ROOT}/nginx.conf",))
@@ -132,6 +134,29 @@ def test_what_only_the_old_nginx_conf_reached_is_named_with_both_files(etc: Etc)
         f"{old}:16 says mail server, and ours does not: {modules}",
         f"{old}:17 says rtmp server, and ours does not: {modules}",
     }
+
+
+@pytest.mark.parametrize(
+    "include", ["'my vhosts/*'", "my\\ vhosts/*", "my?vhosts/[^b]*", "/etc/nginx/my?vhosts/[!b].conf", '"my vhosts/a.conf"']
+)
+def test_an_include_is_read_as_glob_reads_it(etc: Etc, include: str) -> None:
+    etc.put("nginx.conf", NGINX_CONF.replace("http {", f"http {{ include {include};"))
+    etc.put("my vhosts/a.conf", "server { listen 8080; }")
+    assert f"{ROOT}/my vhosts/a.conf is read through {ROOT}/nginx.conf:2 alone" in refusals(etc)
+
+
+def test_what_is_read_through_a_file_that_gives_way_is_named(etc: Etc) -> None:
+    etc.put("conf.d/kome-cache.conf", f"{KOME_CACHE}\ninclude vhosts/*;\ninclude maps/*;")
+    etc.put("vhosts/shop", "server { listen 8080; return 204; }")
+    etc.put("vhosts/ours", FAMILY % "location / { proxy_pass http://kome; }")  # all of it goes where ours goes
+    etc.put("maps/kome", "map $uri $kome { default 1; }")
+    said = f"{ROOT}/vhosts/shop is read through {ROOT}/conf.d/kome-cache.conf:11 alone, which gives way: "
+    assert refusals(etc) == f"{said}include it in {ROOT}/conf.d"
+    etc.put("conf.d/shop.conf", "include vhosts/shop;")
+    assert refusals(etc) == ""
+    (etc.root / "conf.d/kome-cache.conf").rename(etc.root / "sites-available/kome-cache.conf")
+    (etc.root / "conf.d/shop.conf").unlink()
+    assert refusals(etc) == ""  # nginx did not read it before either
 
 
 def test_of_what_a_module_brings_nothing_is_lost(etc: Etc) -> None:
@@ -243,12 +268,18 @@ FAMILY = "server { listen 80 default_server; %s }"
         ("location / { proxy_pass http://$host:8000; }", True),
         ("location / { proxy_pass http://192.168.86.25:8001; }", True),
         ("location / { return 200 hello; }", True),
+        ("location / { proxy_pass http://192.168.86.25:8000; } } server { listen 8080; return 200 hello;", True),
+        ("location / { proxy_pass http://192.168.86.25:8000; } } server { listen 8080; return 301 http://$host;", False),
+        ("location / { proxy_pass http://192.168.86.25:8000; } include photos/*.conf;", True),
+        ("location / { proxy_pass http://192.168.86.25:8000; } include proxy/*.conf;", False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["conf.d/family.conf", "sites-enabled/default"])
 def test_a_site_is_the_older_systems_only_if_all_of_it_goes_to_the_orchestrator(
     etc: Etc, body: str, strangers: bool, where: str
 ) -> None:
+    etc.put("photos/all.conf", "location /photos/ { alias /srv/photos/; }")
+    etc.put("proxy/all.conf", "proxy_read_timeout 1h;")
     etc.put(where, FAMILY % body)
     if strangers:
         assert f"{ROOT}/{where}" in refusals(etc)
