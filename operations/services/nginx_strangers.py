@@ -223,7 +223,7 @@ def _listening(place: Place, us: Ours) -> Iterator[str]:
 
 
 def _nested(one: str, other: str) -> bool:
-    """Whether one folder is in the other: a cache counts all that is below its own, and deletes what it can't read there,
+    """Whether one folder is in the other: a cache counts all that is below its own, and deletes what it can't read,
     an answer that is just being written for one (ngx_http_file_cache_manage_file)."""
     first, second = PurePosixPath(one), PurePosixPath(other)
     return first.is_relative_to(second) or second.is_relative_to(first)
