@@ -1,7 +1,8 @@
 """Who owns the interface to the LAN, and what it is configured with."""
 
 from facts.answer import Answer
-from facts.interface import Interface, command, parse
+from facts.interface import Interface, parse
+from facts.interface_question import command
 
 
 class LanInterface(Answer[Interface]):

@@ -11,13 +11,10 @@ from typing import Any
 import pytest
 
 from facts.interface import (
-    NETPLAN_PROGRAM,
     NETWORKMANAGER,
-    SETTLE_SECONDS,
     Connection,
     Profile,
     claimants,
-    command,
     dhcpcd_takes,
     globs,
     networkd_matches,
@@ -29,6 +26,7 @@ from facts.interface import (
     parse_units,
     unescape,
 )
+from facts.interface_question import NETPLAN_PROGRAM, SETTLE_SECONDS, command
 from facts.sections import sections
 
 
