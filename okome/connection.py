@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import (
     ClusterError,
@@ -41,21 +42,28 @@ _QUIET = 60.0  # s between two lines of the log about refusals
 DRIFT = 0.01  # s; two quartz clocks drift apart by some 3 ms in that time
 
 
+_SHARE = 4  # a pool gives a quarter of its connections to lines that use more than one
+_extra: "WeakKeyDictionary[Any, int]" = WeakKeyDictionary()
+"""By pool: how many those are now."""
+
+
 class Line:
-    """A connection of its own for whoever comes first; who comes while it is in use is sent to the pool.
+    """Connections of its own for whoever comes first; who comes while they are in use is sent to the pool.
 
     To get a connection from the pool and to give it back is a fifth of a GET, and what redis-py does around a
-    command (its lock, retries and statistics) another: of that only the retry is kept. A cluster's client has no
-    such thing, and is used as it is.
+    command (its lock, retries and statistics) another: of that only the retry is kept. There is one connection for
+    the first, and more as they are needed; but another client's than `connect`'s has only one, as nothing is gained
+    there. A cluster's client has no such thing, and is used as it is.
     """
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
-        self._own = redis.client() if hasattr(redis, "client") else redis
-        self._busy = False
-        pool = getattr(redis, "connection_pool", redis)
-        self._direct = issubclass(getattr(pool, "connection_class", object), Direct)
-        self._limit: float | None = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
+        self._whole = not hasattr(redis, "client")
+        self._own: list[Any] = [] if self._whole else [redis.client()]
+        self._free = list(self._own)
+        self._pool: Any = getattr(redis, "connection_pool", None)
+        self._direct = issubclass(getattr(self._pool, "connection_class", object), Direct)
+        self._limit: float | None = getattr(self._pool, "connection_kwargs", {}).get("socket_timeout")
 
     def limit(self, seconds: float) -> float | None:
         """What to give asyncio.timeout: None where the client's own limit is as strict. A timeout costs a
@@ -64,13 +72,13 @@ class Line:
         return None if self._limit is not None and self._limit <= seconds else seconds
 
     async def execute_command(self, *command: Any) -> Any:
-        if self._busy:
+        own = self._free.pop() if self._free else self._another()
+        if own is None:
             return await self._redis.execute_command(*command)
-        self._busy = True
         try:
-            connection = self._own.connection if self._direct else None
+            connection = own.connection if self._direct else None
             if connection is None or not connection.is_connected or connection.should_reconnect():
-                return await self._own.execute_command(*command)
+                return await own.execute_command(*command)
             try:
                 return await connection.ask(*command)
             except RedisConnectionError:  # a server that was restarted has closed it
@@ -81,31 +89,43 @@ class Line:
         except BaseException:
             # A connection that one holds on to goes back to the address it had. That of the pool asks where Redis is
             # now: a Sentinel's client finds the new master.
-            await self._give_back()
+            await _give_back(own)
             raise
         finally:
-            self._busy = False
+            self._free.append(own)
 
-    async def _give_back(self) -> None:
-        if self._own is not self._redis:
-            await self._own.aclose(close_connection_pool=False)
+    def _another(self) -> Any:
+        """None: who comes now is sent to the pool."""
+        if not self._direct or _extra.get(self._pool, 0) >= self._pool.max_connections // _SHARE:
+            return None
+        _extra[self._pool] = _extra.get(self._pool, 0) + 1
+        self._own.append(self._redis.client())
+        return self._own[-1]
 
     async def reconnect(self) -> None:
         """All connections of the client go: the next command, wherever it comes from, finds out anew where Redis is.
 
         Those in use go when their command is done. A cluster's client sees to it itself.
         """
-        if self._own is self._redis:
+        if self._whole:
             return
-        pool = self._redis.connection_pool
-        if not self._busy:
-            await self._give_back()
-        await pool.update_active_connections_for_reconnect()
-        await pool.disconnect(inuse_connections=False)
+        for own in list(self._free):
+            await _give_back(own)
+        await self._pool.update_active_connections_for_reconnect()
+        await self._pool.disconnect(inuse_connections=False)
 
     async def aclose(self) -> None:
-        """Gives its connection back."""
-        await self._give_back()
+        """Gives its connections back."""
+        for own in self._own:
+            await _give_back(own)
+        if len(self._own) > 1:
+            _extra[self._pool] -= len(self._own) - 1
+            del self._own[1:]
+            self._free = list(self._own)
+
+
+async def _give_back(own: Any) -> None:
+    await own.aclose(close_connection_pool=False)
 
 
 class Script:
