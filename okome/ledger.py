@@ -176,7 +176,8 @@ class Ledger:
         """All that is waiting."""
         self._called = False  # first: who comes now is in this batch, or calls for the next one
         batch = self._waiting()
-        if not batch:
+        if not batch:  # given up, all of them
+            self._probing = False
             return
         try:
             connection = self._connected()

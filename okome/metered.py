@@ -120,14 +120,16 @@ class Metered:
         lease = self.decision.lease
         if lease is None:
             raise OverBudgetError(self.decision)
-        started = False
+        nothing = dict.fromkeys(self._amounts, 0)
         try:
             started = await self._budgets.start(lease)
-        finally:
-            if not started:  # also when the caller hung up meanwhile
-                self._budgets.commit_soon(lease, dict.fromkeys(self._amounts, 0))
+        except BaseException:  # the caller hung up meanwhile
+            self._budgets.commit_soon(lease, nothing)
+            raise
         if not started:
             trouble = self._budgets.ledger_trouble
+            if trouble is None:  # else the ledger knows nothing of it, nor would it take this
+                self._budgets.commit_soon(lease, nothing)
             self.decision = Decision(Outcome.UNAVAILABLE, retry_after=1.0, reason=trouble)
             raise OverBudgetError(self.decision)
         return lease

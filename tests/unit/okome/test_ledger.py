@@ -195,6 +195,31 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for_without_end(
     ledger.close()
 
 
+async def test_a_probe_that_was_given_up_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is held, and then its disk does not even answer."""
+    monkeypatch.setattr("okome.ledger.BUSY", 0.1)
+    monkeypatch.setattr("okome.ledger.PAUSE", 0.0)
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await ledger.start("first", [("cap", 1)], 1.0)
+        other.execute("ROLLBACK")
+    monkeypatch.setattr("okome.ledger.STALLED", 0.1)
+    stalled = threading.Event()
+    ledger._thread.submit(stalled.wait, 60)
+    with pytest.raises(sqlite3.OperationalError, match="does not answer"):
+        await ledger.start("probe", [("cap", 1)], 1.0)
+    monkeypatch.setattr("okome.ledger.STALLED", 30.0)
+    stalled.set()
+    await ledger.account("cap", 0.0)  # the one thread has had its turn
+    assert await ledger.start("next", [("cap", 1)], 1.0) is Entered.NEW
+    ledger.close()
+
+
 def _ask(ledger: Ledger, answer: "multiprocessing.SimpleQueue[str]") -> None:
     """In a child. What it inherited ends with it as well: it leaves as any program does."""
     asks = [

@@ -79,6 +79,10 @@ def test_a_full_disk_is_seen_and_survived(own_server: RedisServer, tmp_path: Pat
         assert "the ledger's disk is full" in refused(planner, "full")
         assert health(planner, *NAMES) == (200, "refusing", "refusing", "ok", "the ledger's disk is full")
         assert mode(planner) == "refusing"
+        owed = metric(planner, "okome_budget", "owed")
+        for n in range(5):
+            refused(planner, f"again {n}")
+        assert metric(planner, "okome_budget", "owed") == owed, "what did not begin owes nothing"
         assert metric(planner, "okome_budget", "ledger_failed") > 0
         assert ask(planner).headers["X-OKOME-Cache"] == "HIT"
         own_server.kill()

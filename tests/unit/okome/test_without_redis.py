@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -157,11 +158,19 @@ async def test_where_only_some_processes_reach_redis_the_cap_holds(
 
 
 async def test_nobody_waits_for_a_redis_that_hangs_but_one(
-    open_deciding: OpenBudgets, own_server: RedisServer
+    open_deciding: OpenBudgets, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty come, again and again: after the first failure one task asks, and all decide by the ledger."""
     budgets = open_deciding(TOKENS, redis_timeout=0.2, breaker=0.1)
     await budgets.check()
+    by_redis, waited = budgets._admission.by_redis, 0
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal waited
+        waited += 1
+        return await by_redis(*arguments)
+
+    monkeypatch.setattr(budgets._admission, "by_redis", counted)
     own_server.pause()
     try:
         await budgets.look()
@@ -172,6 +181,7 @@ async def test_nobody_waits_for_a_redis_that_hangs_but_one(
             assert len(budgets._tasks) <= 1
             await asyncio.sleep(0.1)
         assert budgets.counts["unavailable"] == asked + 250
+        assert waited == 0
     finally:
         own_server.resume()
     async with asyncio.timeout(60):
