@@ -16,6 +16,10 @@ parts = model.invoke([HumanMessage([{"type": "text", "text": "how many grains"}]
 chunks = list(model.stream("how many grains", stream_usage=True))
 called = model.bind_tools([TOOL], tool_choice="weigh").invoke("weigh it")
 history = [HumanMessage("weigh it"), called, ToolMessage("3 g", tool_call_id=called.tool_calls[0]["id"])]
+SCHEMA = {"type": "object", "properties": {"reason": {"type": "string"}, "answer": {"type": "string"}}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+formatted = model.bind(response_format=FORMAT, seed=7, stop=["x"], logprobs=True).invoke("how many grains")
+several = model.generate([[HumanMessage("how many grains")]], n=2).generations[0]
 assert isinstance(called, AIMessage)
 print(
     json.dumps(
@@ -28,6 +32,8 @@ print(
                 chunk.usage_metadata["total_tokens"] for chunk in chunks if chunk.usage_metadata
             ],
             "called": [call["name"] for call in called.tool_calls],
+            "choices": [choice.text for choice in several],
+            "formatted": formatted.content,
             "after_tool": model.invoke(history).content,
         }
     )

@@ -133,6 +133,59 @@ def test_several_choices(client: OpenAI) -> None:
     assert {chunk.choices[0].index for chunk in chunks} == {0, 1, 2}
 
 
+SCHEMA = {"type": "object", "properties": {"reason": {"type": "string"}, "answer": {"type": "string"}}}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
+def test_what_the_planner_does_not_know_is_taken_and_another_question(client: OpenAI) -> None:
+    create = client.chat.completions.with_raw_response.create
+    create(**ASKED, user=None)  # type: ignore[call-overload]  # as absent
+    eventually(lambda: create(**ASKED).headers["X-OKOME-Cache"], "HIT")
+    options: list[dict[str, Any]] = [
+        {"functions": [{"name": "weigh", "parameters": SCHEMA}], "function_call": "auto"},
+        {"response_format": JSON_SCHEMA},
+        {"logprobs": True, "top_logprobs": 2},
+        {"stop": ["steam"]},
+        {"seed": 7},
+        {"extra_body": {"guided_regex": "[a-z]+"}},
+    ]
+    for option in options:
+        answer = create(**ASKED, **option)
+        assert answer.headers["X-OKOME-Cache"] == "MISS"
+        assert answer.parse().choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0]"),
+        ({"model": ""}, "model"),
+        ({"n": 0}, "n"),
+        ({"tool_choice": "required"}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_asked_is_an_error_of_the_client(
+    client: OpenAI, wrong: dict[str, Any], param: str, stream: bool
+) -> None:
+    """Before anything of a stream is out."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**{**ASKED, **wrong, "stream": stream})
+    assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+
+
+def test_completions_and_embeddings_are_not_found(client: OpenAI) -> None:
+    for ask in (
+        lambda: client.completions.create(model="rice-7b", prompt="how many grains"),
+        lambda: client.embeddings.create(model="rice-7b", input="how many grains"),
+        lambda: client.responses.create(model="rice-7b", input="how many grains"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="is not served here") as refused:
+            ask()
+        assert refused.value.code == "unknown_url"
+
+
 def test_models(client: OpenAI) -> None:
     (model,) = client.models.list().data
     assert client.models.retrieve(model.id) == model
@@ -193,6 +246,9 @@ def test_litellm(url: str) -> None:
     assert (said["usage"], said["stream_usage"]) == (8, [8])
     assert said["image"] == ["BadRequestError", 400]
     assert said["over"] == ["RateLimitError", 429]
+    assert said["none"] == ["BadRequestError", 400]
+    assert said["indices"] == [0, 1]
+    assert len(said["formatted"].split()) == 5
 
 
 def test_langchain(url: str) -> None:
@@ -203,3 +259,5 @@ def test_langchain(url: str) -> None:
     assert said["called"] == ["weigh"]
     assert len(said["parts"].split()) == 5
     assert said["after_tool"]
+    assert len(said["formatted"].split()) == 5
+    assert len(said["choices"]) == 2
