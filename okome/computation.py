@@ -69,8 +69,10 @@ class Computations:
             # Whoever waits has not been cancelled; if nobody does, the outcome is settled already.
             flight.fail(ComputeCancelledError("the cache was closed"))
             raise
-        except Exception as error:  # noqa: BLE001  # delivered to those who wait
+        except BaseException as error:  # delivered to those who wait
             flight.fail(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
         finally:
             if not flight.outcome.done():
                 flight.outcome.cancel()

@@ -76,6 +76,8 @@ class Flight(Generic[T]):
         self.force = leader.work.force
         self.leader = leader
         """Whose computation it is, though he may have left."""
+        self.level: int = 0 if leader.within is None else leader.within.level + 1
+        """How many computations it is inside of."""
         self.callers: dict[Caller[T], None] = {}
         """Those who wait, in the order in which they came."""
         self.registry = registry
@@ -147,7 +149,7 @@ class Flight(Generic[T]):
         if not self.outcome.done():
             self.outcome.set_result(result)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Likewise."""
         if not self.outcome.done():
             _raise_in(self.outcome, error)

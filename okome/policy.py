@@ -33,7 +33,8 @@ class CachePolicy:
     max_bytes: int = MAX_BYTES
     """Encoded; what is larger is passed through and counted."""
     degraded_computes: int = 8
-    """Computations at the same time while Redis is gone, those that are not to be cached included."""
+    """Computations at the same time while Redis is gone, those that are not to be cached included; for those
+    inside of others another as many, and so on."""
     degraded_wait: float = 5.0
     """How long one waits for its turn then: OverloadedError."""
     redis_timeout: float = 1.0

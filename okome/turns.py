@@ -8,30 +8,37 @@ from typing import Any
 
 from okome.envelope import as_bytes
 from okome.errors import ComputeCancelledError, OverloadedError
+from okome.flight import computing
 from okome.policy import CachePolicy
 
 
 class Turns:
-    """Of one cache. `gone`: whether Redis is."""
+    """Of one cache. `gone`: whether Redis is.
+
+    What is computed inside of another computation has a limit of its own, as large, for each level: it would wait for
+    the turns of those who wait for it.
+    """
 
     def __init__(self, policy: CachePolicy, counts: Counter[str], gone: Callable[[], bool]) -> None:
         self._policy = policy
         self._counts = counts
         self._gone = gone
-        self._slots = asyncio.Semaphore(policy.degraded_computes)
+        self._slots: dict[int, asyncio.Semaphore] = {}
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """One of the computations that may be under way while Redis is gone. Raises OverloadedError."""
+        level = 0 if (within := computing()) is None else within.level + 1
+        slots = self._slots.setdefault(level, asyncio.Semaphore(self._policy.degraded_computes))
         try:
             async with asyncio.timeout(self._policy.degraded_wait):
-                await self._slots.acquire()
+                await slots.acquire()
         except TimeoutError:
             raise OverloadedError("Redis is gone and too many computations are under way") from None
         try:
             yield
         finally:
-            self._slots.release()
+            slots.release()
 
     def if_needed(self) -> AbstractAsyncContextManager[None]:
         """Likewise; with Redis there is no limit to them."""

@@ -132,6 +132,33 @@ async def test_without_redis_it_fails_open_with_a_limit(own_server: RedisServer,
             own_server.resume()
 
 
+async def test_what_is_computed_inside_of_others_does_not_wait_for_their_turns(
+    own_server: RedisServer,
+) -> None:
+    """As many outer ones as there are turns, each of which waits for an inner one."""
+    async with opened(own_server, degraded_computes=2, degraded_wait=PATIENCE) as cache:
+        own_server.kill()
+        at_once, most = 0, 0
+
+        async def inner() -> bytes:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.01)
+            at_once -= 1
+            return b"inner"
+
+        async def outer(n: int) -> bytes:
+            found = await asyncio.gather(*[cache.get_or_compute(f"{n} {m}", inner) for m in range(3)])
+            return found[0].value
+
+        async with asyncio.timeout(PATIENCE / 2):
+            found = await asyncio.gather(*[cache.get_or_compute(str(n), partial(outer, n)) for n in range(4)])
+        assert {cached.value for cached in found} == {b"inner"}
+        assert {cached.status for cached in found} == {Status.DEGRADED}
+        assert most == 2
+
+
 async def test_the_limit_has_a_time_limit_too(own_server: RedisServer) -> None:
     own_server.kill()
     async with opened(own_server, degraded_computes=1, degraded_wait=0.1) as cache:

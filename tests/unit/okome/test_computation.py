@@ -26,6 +26,22 @@ async def test_cancellation_from_within_is_an_error_and_not_remembered(
         assert (await cache.get("k")) is None
 
 
+class Unusual(BaseException):  # it is none
+    """As test frameworks have them."""
+
+
+async def test_what_is_no_exception_comes_as_it_is(
+    open_cache: Open, origin: Origin, server: RedisServer
+) -> None:
+    """And not as a cancellation, which nobody has sent."""
+    async with open_cache() as cache:
+        origin.error = Unusual()
+        with pytest.raises(Unusual):
+            await cache.get_or_compute("k", origin)
+        await settled(cache)
+        assert server.matching("okome:*:[vl]:*") == []
+
+
 async def test_stale_while_revalidate(open_cache: Open, origin: Origin, time: Later) -> None:
     async with open_cache(fresh=10, stale=20) as cache:
         await cache.get_or_compute("k", origin)
