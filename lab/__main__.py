@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import inventory
@@ -80,11 +80,19 @@ def status(args: argparse.Namespace) -> int:
     if not nodes:
         print("The lab is down. `python -m lab up` boots it.")
     else:
-        columns = ("state", "address", "suite", "manager")
-        print(f"{'node':6}" + "".join(f"{column:16}" for column in columns).rstrip())
-        for name, facts in nodes.items():
-            print(f"{name:6}" + "".join(f"{facts[column] or '-'!s:16}" for column in columns).rstrip())
+        print(table(nodes))
     return 0
+
+
+def table(nodes: Mapping[str, Mapping[str, object]]) -> str:
+    """Node → what its status says, a line each."""
+    columns = ("state", "address", "suite", "manager")
+    rows = [
+        ("node", *columns),
+        *((name, *(str(facts[c] or "-") for c in columns)) for name, facts in nodes.items()),
+    ]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def power(args: argparse.Namespace) -> int:

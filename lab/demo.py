@@ -118,24 +118,27 @@ def summary() -> None:
     """What runs where now, asked from the nodes."""
     as_root = "as root: " if "SUDO_UID" in os.environ else ""
     title("What runs now")
+    width = 2 + max(map(len, (*NODES, "orchestrator")))
     print(
-        f"  LAN           {lan.NETWORK}, network namespace {machine.namespace()}; your machine has no route to it"
+        f"  {'LAN':{width}}{lan.NETWORK}, network namespace {machine.namespace()}; your machine has no route to it"
     )
     for name, group in NODES.items():
         node = Node(name)
         status = node.status()
         version = machine.run(node.command("sh", "-c", VERSIONS[group])).strip()
-        print(f"  {name:13} {status['address']}, Debian {status['suite']}, {version}")
-    print(f"""  orchestrator  {orchestrator.ADDRESS}:{orchestrator.PORT}, the example planner
-
-Look further ({as_root}.venv/bin/python -m lab --help has it all):
-  .venv/bin/python -m lab status
-  .venv/bin/python -m lab run -- {" ".join(deploy(name))}
-  .venv/bin/python -m lab power {name} cut        a power loss; `on` ends it
-  .venv/bin/python -m lab origin hanging        what the frontend does then: .venv/bin/python -m lab run -- okome status
-  .venv/bin/python -m lab shell {name}            inside, as root
-  make down                                     removes every trace
-""")
+        print(f"  {name:{width}}{status['address']}, Debian {status['suite']}, {version}")
+    print(f"  {'orchestrator':{width}}{orchestrator.ADDRESS}:{orchestrator.PORT}, the example planner")
+    further = {
+        "status": "",
+        f"run -- {' '.join(deploy(name))}": "",
+        f"power {name} cut": "a power loss; `on` ends it",
+        "origin hanging": "what the frontend does then: .venv/bin/python -m lab run -- okome status",
+        f"shell {name}": "inside, as root",
+    }
+    print(f"\nLook further ({as_root}.venv/bin/python -m lab --help has it all):")
+    for words, what in further.items():
+        print(f"  {f'.venv/bin/python -m lab {words}':44}  {what}".rstrip())
+    print(f"  {'make down':44}  removes every trace\n")
 
 
 if __name__ == "__main__":

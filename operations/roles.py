@@ -17,7 +17,10 @@ def role(*names: str) -> None:
     and nodes of several roles do together what they have in common.
     """
     if strange := set(names) - set(host.groups):
-        raise OperationError(f"{host.name} is not in {', '.join(strange)} of inventory.py.")
+        raise OperationError(
+            f"{host.name} is not in {', '.join(strange)} of inventory.py. A node without a deploy of its name is "
+            f"deploys/site.py --limit {host.name}."
+        )
     explain_lost_connections()
     preflight(*names)
     foundation()

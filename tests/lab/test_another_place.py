@@ -60,3 +60,8 @@ def test_the_tier_at_another_place(elsewhere: Elsewhere) -> None:
     assert "upstream down" not in verified
     asked = json.loads(elsewhere("run", "--", "okome", "status", "--json"))["nodes"]
     assert {name: facts["healthy"] for name, facts in asked.items()} == {"edge": True, "store": True}
+    # The deploys of the names that were are about nobody now.
+    stranger = elsewhere.deploy(deploy="deploys/cn01.py")
+    assert stranger.status != 0
+    assert "edge is not in backends of inventory.py" in stranger.output
+    assert "deploys/site.py --limit edge." in stranger.output
