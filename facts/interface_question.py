@@ -84,10 +84,12 @@ on_the_way() {{
 }}
 read -r up rest </proc/uptime; until=$((${{up%.*}} + {SETTLE_SECONDS}))
 while
+  # First: D-Bus starts systemd-networkd for whoever asks it, also where it has failed. It may fail again, which takes
+  # 50 s until D-Bus says so.
+  network=$(timeout 5 networkctl --json=short status "$interface" 2>/dev/null |
+    grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
   units=$(systemctl show -p Id -p ActiveState -p UnitFileState -p Job dbus.service {" ".join(UNITS.values())})
   device=$(nmcli -t -f GENERAL.STATE,GENERAL.CON-UUID,CONNECTIONS device show "$interface" 2>/dev/null)
-  network=$(networkctl --json=short status "$interface" 2>/dev/null |
-    grep -oE '"(AdministrativeState|NetworkFile)":"[^"]*"')
   on_the_way
 do
   read -r up rest </proc/uptime; [ "${{up%.*}}" -lt "$until" ] || break

@@ -195,6 +195,15 @@ REFUSALS = {
     ],
     "networkd": [
         (
+            "d=/run/systemd/system/systemd-networkd.service.d; mkdir $d;"
+            " printf '[Service]\\nExecStart=\\nExecStart=false\\nRestart=no\\n' > $d/x.conf; systemctl daemon-reload;"
+            " systemctl restart systemd-networkd; until systemctl is-failed systemd-networkd; do sleep 0.2; done",
+            "rm -r /run/systemd/system/systemd-networkd.service.d; systemctl daemon-reload;"
+            " systemctl reset-failed systemd-networkd; systemctl restart systemd-networkd.socket systemd-networkd;"
+            " ip -4 address flush dev host0; networkctl reconfigure host0",
+            "nobody manages host0, and systemd-networkd has failed",
+        ),
+        (
             "printf '[Match]\\nName=host*\\n[Network]\\nDHCP=yes\\n' > /usr/lib/systemd/network/00-a.network",
             "rm /usr/lib/systemd/network/00-a.network",
             "systemd-networkd reads /usr/lib/systemd/network/00-a.network before ours (00-okome-lan.network)",
