@@ -63,6 +63,10 @@ class Admission:
             self._counts["period_unclear"] += 1
         except UNAVAILABLE as error:
             self._breaker.trip(error)
+        except sqlite3.Error:
+            self._counts["ledger_failed"] += 1
+            log.exception("the ledger could not be read: nothing is decided without it")
+            return Decision(Outcome.STATE_LOST, retry_after=1.0)
         return None
 
     def _decide(self, lease: Lease, answer: Answer) -> Decision:

@@ -13,10 +13,10 @@ the difference to the tombstone alone; of a settled one nothing changes any more
 The clock may have been set back: a Pi has none that outlives a power cut. An instant that is later than it can be was
 written before that, and is brought back to the latest that is possible now; a rate as if it had been written now.
 
-KEYS: the lease's marker (R and when it was reserved, S settled), the epoch, then one per rule. ARGV: one MessagePack
-array of lease (a digest of its id and of all it is charged to), its ttl (ms), retention of tombstones (ms), whether
-there is a ledger (else the epoch is the seed mark), the rules, the lives of a lease that has not and of one that has
-started (ms), and the slots of a rate's window.
+KEYS: the lease's marker (R and when it was reserved, and W once it works; S settled), the epoch, then one per rule.
+ARGV: one MessagePack array of lease (a digest of its id and of all it is charged to), its ttl (ms), retention of
+tombstones (ms), whether there is a ledger (else the epoch is the seed mark), the rules, the lives of a lease that has
+not and of one that has started (ms), and the slots of a rate's window.
 """
 
 from okome.connection import Script
@@ -249,7 +249,8 @@ return answer
 START = Script(
     _CAP
     + """
-if redis_call('GET', KEYS[1]) == 'S' then return {'SETTLED', time[1], time[2], 0, 0} end
+local marker = redis_call('GET', KEYS[1])
+if marker == 'S' then return {'SETTLED', time[1], time[2], 0, 0} end
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
@@ -272,7 +273,10 @@ for i = 3, #KEYS do
   redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
     held_as, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
 end
-redis_call('PEXPIRE', KEYS[1], whole(ttl + retention))
+if marker then
+  if string.sub(marker, -1) ~= 'W' then marker = marker .. ' W' end
+  redis_call('SET', KEYS[1], marker, 'PX', whole(ttl + retention))
+end
 return {'OK', time[1], time[2], 0, 0}
 """
 )

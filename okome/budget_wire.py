@@ -5,7 +5,7 @@ Everything here raises what UNAVAILABLE lists.
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -30,6 +30,9 @@ class Said(Enum):
     LOST = b"LOST"  # a cap's counter is missing, which is not zero
     SETTLED = b"SETTLED"  # the lease has ended
     PERIOD = b"PERIOD"  # our idea of the calendar was wrong, until this answer told the time
+
+
+_RANKS: Mapping[Script, int] = {RESERVE: 1, START: 2, SETTLE: 3}  # of what they write into the lease's marker
 
 
 _SAID: Mapping[bytes, Said] = {said.value: said for said in Said}
@@ -65,7 +68,9 @@ class Wire:
     ) -> None:
         require_fit(redis)
         self._redis = redis
-        self._line = Line(redis)
+        self._line = Line(redis, anew=self._anew)
+        self.anew: Callable[[], Awaitable[None]] | None = None
+        """Called before anything is decided by a server that may be another one by now."""
         self._key = key
         self._epoch = key("epoch").encode()
         self._leases = key("lease", "*")[:-1].encode()  # what their names begin with
@@ -74,6 +79,12 @@ class Wire:
         self._limit = self._line.limit(timeout)
         self._lease_ms, self._started_ms, self._retention_ms = lease_ms, started_ms, retention_ms
         self._ledger = ledger
+        self._trusted = (
+            0  # of the line's breaks: those after which the server was found to know what it had said
+        )
+        self._last: tuple[bytes, int] | None = (
+            None  # the marker that it said last it had written, and how far
+        )
 
     async def aclose(self) -> None:
         await self._line.aclose()
@@ -120,7 +131,41 @@ class Wire:
                 answer = await script(self._line, keys, packed)
         said, seconds, microseconds, number, *rest = answer
         self._clock.observe(sent, int(seconds), int(microseconds))
+        if said == b"OK" and self._line.breaks == self._trusted:
+            self._last = keys[0], _RANKS[script]
         return Answer(_SAID[said], charges[number - 1] if number else None, rest[0] if rest else 0, rest[1:])
+
+    # Whether it is the same server, with all that it said it had written
+
+    async def _anew(self) -> None:
+        if self.anew is not None:
+            await self.anew()
+
+    @property
+    def breaks(self) -> int:
+        return self._line.breaks
+
+    @property
+    def in_doubt(self) -> bool:
+        """An answer did not come, or another server may have taken over: one that had not heard of everything."""
+        return self._line.breaks != self._trusted
+
+    async def remembers(self) -> bool:
+        """Whether it still has what it last said it had written: then it has all before that, in the order in which
+        it goes to a replica and to the disk. False also if that is too long ago to tell.
+        """
+        if self._last is None:
+            return True
+        key, rank = self._last
+        async with asyncio.timeout(self._timeout):
+            marker: bytes | None = await self._redis.get(key)
+        return marker is not None and _rank(marker) >= rank
+
+    def trust(self, breaks: int, *, anew: bool) -> None:
+        """After so many breaks; `anew`: though it has lost what it had said it had written."""
+        self._trusted = breaks
+        if anew:
+            self._last = None
 
     # Caps and their counters
 
@@ -172,3 +217,9 @@ class Wire:
         except ResponseError:
             memory = {}
         return str(memory.get("maxmemory_policy", "not told"))
+
+
+def _rank(marker: bytes) -> int:
+    if marker == b"S":
+        return _RANKS[SETTLE]
+    return _RANKS[START if marker.endswith(b"W") else RESERVE]

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,8 +56,14 @@ class Line:
     there. A cluster's client has no such thing, and is used as it is.
     """
 
-    def __init__(self, redis: Any) -> None:
+    def __init__(self, redis: Any, *, anew: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`anew`: called before a command is sent again to a server that may be another one by now; not by means of
+        this line, nor for what a client of redis-py's own sends again.
+        """
         self._redis = redis
+        self._anew = anew
+        self.breaks = 0
+        """How often an answer did not come, or nobody knows any more from whom the next one will."""
         self._whole = not hasattr(redis, "client")
         self._own: list[Any] = [] if self._whole else [redis.client()]
         self._free = list(self._own)
@@ -73,26 +79,32 @@ class Line:
 
     async def execute_command(self, *command: Any) -> Any:
         own = self._free.pop() if self._free else self._another()
-        if own is None:
-            return await self._redis.execute_command(*command)
         try:
+            if own is None:
+                return await self._redis.execute_command(*command)
             connection = own.connection if self._direct else None
             if connection is None or not connection.is_connected or connection.should_reconnect():
                 return await own.execute_command(*command)
             try:
                 return await connection.ask(*command)
             except RedisConnectionError:  # a server that was restarted has closed it
+                self.breaks += 1
                 await connection.connect()
+                if self._anew is not None:
+                    await self._anew()
                 return await connection.ask(*command)
         except ResponseError:
             raise
         except BaseException:
+            self.breaks += 1
             # A connection that one holds on to goes back to the address it had. That of the pool asks where Redis is
             # now: a Sentinel's client finds the new master.
-            await _give_back(own)
+            if own is not None:
+                await _give_back(own)
             raise
         finally:
-            self._free.append(own)
+            if own is not None:
+                self._free.append(own)
 
     def _another(self) -> Any:
         """None: who comes now is sent to the pool."""
@@ -107,6 +119,7 @@ class Line:
 
         Those in use go when their command is done. A cluster's client sees to it itself.
         """
+        self.breaks += 1
         if self._whole:
             return
         for own in list(self._free):

@@ -41,6 +41,8 @@ class Reseeding:
         # began. Afterwards no more than there were leases when it went away: without it nobody gets one.
         self.stale: set[str] = set()
         self._dropping = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        wire.anew = self.drop_stale
 
     async def distrust_all(self, ledger: Ledger) -> None:
         """Whatever counter the ledger knows, of a period that is not over."""
@@ -54,11 +56,13 @@ class Reseeding:
 
     @property
     def due(self) -> bool:
-        """Whether there is something to drop first, or somebody is at it."""
-        return bool(self.stale) or self._dropping.locked()
+        """Whether there is something to drop first, or to find out, or somebody is at it."""
+        return bool(self.stale) or self._dropping.locked() or self._wire.in_doubt
 
     async def drop_stale(self) -> None:
-        """Counters that know less than the ledger: without them they are rebuilt from it."""
+        """Counters that know less than the ledger: without them they are rebuilt from it. Raises sqlite3.Error."""
+        if self._wire.in_doubt:
+            await self._look()
         async with asyncio.timeout(self._timeout), self._dropping:
             while self.stale:
                 keys = tuple(islice(self.stale, _DROPPED))
@@ -68,6 +72,20 @@ class Reseeding:
                 except BaseException:
                     self.stale.update(keys)
                     raise
+
+    async def _look(self) -> None:
+        """After an outage: a replica that took over, or a server that was started from its disk, may have lost the last
+        moments. Then every counter is built anew, once.
+        """
+        async with self._looking:
+            breaks = self._wire.breaks
+            if not self._wire.in_doubt:
+                return
+            lost = self._ledger is not None and not await self._wire.remembers()
+            if lost and self._ledger is not None:
+                await self.distrust_all(self._ledger)
+                self._counts["fell_back"] += 1
+            self._wire.trust(breaks, anew=lost)
 
     async def answered(self, ask: Callable[[], Awaitable[Answer]], charges: int) -> Answer:
         """Its answer; asked again as long as it is that a counter is lost, and that could be rebuilt."""

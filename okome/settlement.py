@@ -106,8 +106,12 @@ class Settlement:
             answer = await self._reseeding.answered(lambda: self._wire.start(mark, charges), len(charges))
         except UNAVAILABLE as error:
             self._breaker.trip(error)
-            return None
-        return answer.said
+        except sqlite3.Error:
+            self._counts["ledger_failed"] += 1
+            log.exception("the ledger could not be read: the work is refused")
+        else:
+            return answer.said
+        return None
 
     async def settle(self, lease: Lease, amounts: Mapping[str, int]) -> None:
         """By unit. Raises as Budgets.commit."""
@@ -145,6 +149,9 @@ class Settlement:
             )
         except UNAVAILABLE as error:
             self._breaker.trip(error)
+        except sqlite3.Error:
+            self._counts["ledger_failed"] += 1
+            log.exception("the ledger could not be read: it will tell Redis later what was spent")
         else:
             if answer.said is Said.OK:
                 self._counts["settled"] += 1
