@@ -22,16 +22,20 @@ WALL = re.compile(
     r"|\bEPOCH(SECONDS|REALTIME)\b|\$\{?SECONDS\b|\(\( ?SECONDS\b|%\([^)]*\)T|Date\.now|new Date\(\)"
 )
 # Asked for the time of day itself: how wrong a node's clock is, how old apt's lists are, what an answer's Date is to;
-# when an answer was made, and a word that no other run has said.
+# when an answer was made, and a word that no other run has said; how far a host's clock is from Redis', and which of
+# the two is behind.
 TIME_OF_DAY = {
     "facts/machine.py",
     "facts/packages.py",
     "operations/primitives/clock.py",
     "templates/etc/nginx/okome/freshness.js",
+    "okome/connection.py",
+    "okome/ledger.py",
     "okome/openai.py",
     "lab/node.py",
     "tests/lab/test_planner.py",
     "tests/unit/okome/test_budget.py",
+    "tests/unit/okome/test_ledger_file.py",
     "tests/unit/test_clock.py",
 }
 ROOMS = ["bench", "console", "deploys", "facts", "lab", "node", "okome", "operations", "templates", "tests"]
