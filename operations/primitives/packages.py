@@ -4,6 +4,7 @@ What has to be done is decided by `installation` and `upgrading`, from what dpkg
 render it.
 """
 
+import itertools
 import re
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,14 @@ def _apt_get(seconds: int, *words: str) -> StringCommand:
 
 
 def complaints(said: Iterable[str]) -> list[str]:
-    """What apt-get says against the repositories that it could not read, each once."""
-    found = [line[3:].rstrip(".") for line in said if line.startswith(("E: ", "W: "))]
+    """What apt-get says against the repositories that it could not read, each once. Of those that are away it says
+    nothing at the end where another one has a worse fault: so from what it said on its way."""
+    lines = list(said)
+    found = [line[3:].rstrip(".") for line in lines if line.startswith(("E: ", "W: "))]
+    for line, reason in itertools.pairwise(lines):
+        away = re.match(r"Err:\d+ (\S+)(.*)", line)
+        if away and not any(away[1] in one for one in found):
+            found.append(f"{away[1]}{away[2]}: {reason.strip()}")
     return list(dict.fromkeys(line for line in found if not line.startswith("Some index files failed")))
 
 

@@ -25,12 +25,18 @@ printf '{HOSTS}' > /etc/hosts
 mkdir -p /boot/firmware && printf '{CONFIG_TXT}' > /boot/firmware/config.txt
 """
 UNREADABLE = "/etc/apt/sources.list.d/nobody.list"
-# A repository whose Release nobody signed, and a package whose configuration ends when it is told.
+# Repositories: one whose Release nobody signed, in both of apt's formats, one that has expired, one that is away; and a
+# package whose configuration ends when it is told.
 REPOSITORY = r"""
 set -e
 mkdir -p /srv/third /srv/slow/DEBIAN && cd /srv/third && : > Packages
 printf 'Origin: third\nSHA256:\n %s 0 Packages\n' "$(sha256sum < Packages | cut -c -64)" > Release
 echo 'deb file:/srv/third ./' > /etc/apt/sources.list.d/third.list
+cp -r /srv/third /srv/fourth; cp -r /srv/third /srv/old
+printf 'Types: deb\nURIs: file:/srv/fourth\nSuites: ./\n' > /etc/apt/sources.list.d/fourth.sources
+sed -i '1i Date: Thu, 01 Jan 2015 00:00:00 UTC\nValid-Until: Fri, 02 Jan 2015 00:00:00 UTC' /srv/old/Release
+echo 'deb [trusted=yes] file:/srv/old ./' > /etc/apt/sources.list.d/old.list
+echo 'deb [trusted=yes] http://127.0.0.1:9 ./' > /etc/apt/sources.list.d/away.list
 printf 'Package: slow\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: slow\n' \
     > /srv/slow/DEBIAN/control
 mkfifo /srv/go
@@ -40,11 +46,42 @@ dpkg-deb -b /srv/slow /srv/slow.deb
 """
 
 
+WARNED = (
+    "The repository 'file:/srv/third ./ Release' is not signed",
+    "The repository 'file:/srv/fourth ./ Release' is not signed",
+    "Release file for file:/srv/old/./Release is expired",
+    "http://127.0.0.1:9 ./ InRelease: Could not connect to 127.0.0.1:9",
+)
+# A clock that nobody has set, and a node that is none of a container's: `date` is in front of the real one, since a
+# container may set no clock. It notes whether apt has been at work before.
+CLOCK = r"""
+set -e
+echo -86400 > /srv/ahead
+cat > /usr/local/sbin/date <<'END'
+#!/bin/sh
+case "$*" in
+    *--set=@*)
+        for word; do case $word in --set=@*) echo $((${word#--set=@} - $(/usr/bin/date +%s))) > /srv/ahead ;; esac; done
+        test ! -e /var/lib/okome/lists-fetched && echo "before apt" >> /srv/set ;;
+    +%s) echo $(($(/usr/bin/date +%s) + $(cat /srv/ahead))) ;;
+    *) exec /usr/bin/date "$@" ;;
+esac
+END
+printf '#!/bin/sh\necho none\n' > /usr/local/sbin/systemd-detect-virt
+printf '#!/bin/sh\necho no\n' > /usr/local/sbin/timedatectl
+chmod 755 /usr/local/sbin/*
+mkdir -p /etc/systemd/system/systemd-timesyncd.service.d
+printf '[Unit]\nConditionVirtualization=\n[Service]\nType=exec\nExecStart=\nExecStart=sleep infinity\n' \
+    > /etc/systemd/system/systemd-timesyncd.service.d/container.conf
+systemctl daemon-reload
+"""
+
+
 @pytest.fixture(scope="module")
 def node(lab: Lab) -> Lab:
     """One node with all of it, deployed once."""
     address = lab.fresh()
-    for preparation in (GREETINGS, FILES, REPOSITORY):
+    for preparation in (GREETINGS, FILES, REPOSITORY, CLOCK):
         lab.execute("sh", "-c", preparation)
     lab.execute("sh", "-c", f"echo deb of nobody > {UNREADABLE}")
     refused = lab.deploy(address=address)
@@ -60,9 +97,8 @@ def node(lab: Lab) -> Lab:
     )
     assert (run.status, run.errors) == (0, 0), run.output
     assert "Traceback" not in run.output
-    assert (
-        "apt leaves out a repository: The repository 'file:/srv/third ./ Release' is not signed" in run.output
-    )
+    for warning in WARNED:
+        assert f"apt leaves out a repository: {warning}" in run.output, run.output
     return lab
 
 
@@ -84,6 +120,11 @@ def test_an_apt_at_work_is_waited_for(node: Lab) -> None:
     ours = [line for line in done if line.startswith("install redis-server:")]
     assert ours
     assert set(ours) <= set(after)
+
+
+def test_a_clock_that_nobody_has_set_is_set_before_apt_is_asked(node: Lab) -> None:
+    assert node.execute("cat", "/srv/set") == "before apt\n"
+    assert abs(int(node.execute("cat", "/srv/ahead"))) < 60
 
 
 def test_the_mask_of_the_operator_is_not_that_of_our_folders(node: Lab) -> None:

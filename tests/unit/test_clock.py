@@ -34,6 +34,7 @@ TIME_OF_DAY = {
     "okome/openai.py",
     "lab/node.py",
     "tests/lab/test_planner.py",
+    "tests/lab/test_strangers.py",
     "tests/unit/okome/test_budget.py",
     "tests/unit/okome/test_ledger_file.py",
     "tests/unit/test_clock.py",

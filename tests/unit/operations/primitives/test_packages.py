@@ -149,6 +149,14 @@ def test_all_repositories_away() -> None:
     assert not reached(AWAY)
 
 
+def test_one_that_is_away_beside_a_worse_one_of_which_alone_apt_speaks_at_the_end() -> None:
+    away = ["Err:1 http://127.0.0.1:9 ./ InRelease", "  Could not connect", "Hit:2 http://x stable InRelease"]
+    assert complaints([*away, *UNSIGNED]) == [
+        "The repository 'file:/srv/third ./ Release' is not signed",
+        "http://127.0.0.1:9 ./ InRelease: Could not connect",
+    ]
+
+
 def test_a_lock_that_is_held_is_waited_for(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     wait = [sys.executable, "-c", WAIT, "30", str(tmp_path / "free"), str(lock)]
