@@ -74,3 +74,13 @@ def test_what_is_looked_for_is_found() -> None:
 def test_every_target_of_make_is_in_the_table() -> None:
     table = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(table) == sorted(TARGETS - {"help", "tools"})
+
+
+def test_pre_commit_runs_what_make_lint_runs() -> None:
+    tool = re.compile(r"\b(ruff check|ruff format --check|mypy|tests\.[\w.]*lint)\b")
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    hooks = re.findall(r"^ +entry: (.*)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    assert len(hooks) >= 5
+    assert {found[1] for hook in hooks if (found := tool.search(hook))} == set(tool.findall(recipe[1]))
+    assert all(map(tool.search, hooks))

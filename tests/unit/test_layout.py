@@ -85,6 +85,23 @@ def test_phases_stand_on_services_and_these_on_primitives(floor: str) -> None:
         assert set(inner(path)) <= allowed, path.relative_to(ROOT)
 
 
+def test_there_is_one_way_to_the_node_for_its_python() -> None:
+    """The path is the destination, the text is that in node/."""
+    there = list((ROOT / "templates").rglob("*.py"))
+    assert there
+    for path in there:
+        assert path.is_symlink(), path
+        assert path.resolve() == ROOT / "node" / path.name
+
+
+def test_no_phase_touches_a_stamp() -> None:
+    """When a unit was last told what is unit()'s to know, and to write."""
+    for path in (ROOT / "operations").glob("*.py"):
+        names = set(imported(ast.parse(path.read_text())))
+        assert not names & {"facts.units.APPLIED", "facts.ours.STATE"}, path
+        assert "/var/lib/okome" not in without_docstrings(path.read_text()), path
+
+
 def without_docstrings(text: str) -> str:
     """The program's text, its docstrings blanked: they may have examples."""
     lines = text.splitlines()
