@@ -378,6 +378,7 @@ def test_the_leased_address_becomes_static(node: Node) -> None:
 OTHERS = {
     "95-other": "{version: 2, ethernets: {eth: {renderer: NetworkManager, match: {name: host0}, dhcp4: true}}}",
     "99-all": "{version: 2, renderer: networkd}",
+    "92-six": "{version: 2, ethernets: {wired: {addresses: ['fd00::19/64']}}}",
 }
 
 
@@ -436,6 +437,11 @@ def test_a_run_that_begins_while_the_node_boots_changes_nothing(node: Node) -> N
         assert node.changed(there) == 0
         on.result()
     assert node.addresses() == [FINAL]
+
+
+@pytest.mark.parametrize("node", ["netplan"], indirect=True)
+def test_what_another_file_of_netplan_gives_in_ipv6_is_there_too(node: Node) -> None:
+    assert "fd00::19/64" in node.lab.execute("ip", "-6", "address", "show", "dev", "host0")
 
 
 # As at a boot, only that somebody is let in meanwhile.

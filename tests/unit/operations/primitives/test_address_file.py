@@ -250,6 +250,23 @@ def test_networkd_keeps_what_is_not_about_the_address() -> None:
     assert "192.168.86.40" not in networkd_file(WANT, "host0", section)
 
 
+def test_a_node_that_had_ipv6_alone_keeps_it_beside_the_address() -> None:
+    six = keyfile(
+        "[ipv4]", "method=disabled", "[ipv6]", "address1=fd00::40/64,fd00::1", "dns=fd00::1;", "method=manual"
+    )
+    text = networkmanager_file(WANT, "host0", six)
+    ipv4, _, ipv6 = text.partition("[ipv6]\n")
+    assert "method=manual\naddress1=192.168.86.19/24" in ipv4.partition("[ipv4]\n")[2]
+    assert ipv6.split() == ["address1=fd00::40/64,fd00::1", "dns=fd00::1;", "method=manual"]
+    six = keyfile("[Network]", "Address=fd00::40/64", "Gateway=fd00::1", "DNS=fd00::1", "DHCP=ipv6")
+    text = networkd_file(WANT, "host0", six)
+    for line in ("Address=192.168.86.19/24", "Gateway=192.168.86.1", *six.splitlines()):
+        assert line in text.splitlines()
+    there = {"addresses": ["fd00::40/64"], "routes": [{"to": "default", "via": "fd00::1"}]}
+    text = netplan_file(WANT, "wired", {"/etc/netplan/50.yaml": there}, "systemd-networkd")
+    assert text == netplan_file(WANT, "wired", {}, "systemd-networkd")
+
+
 def test_netplan_gets_what_its_other_files_lack() -> None:
     everything = netplan_file(WANT, "wired", {"/etc/netplan/50.yaml": {"dhcp4": True}}, "systemd-networkd")
     assert everything == keyfile(
