@@ -95,9 +95,11 @@ def unread(box: Frontend, request: bytes) -> Answer:
 REFUSED = f"{SNIPPETS}/okome-refused.conf"
 
 
-@trap(REFUSED, "error_page 400 414 /okome/refused;", "error_page 400 414 @okome_refused;")
-@trap(REFUSED, "error_page 494 =400 /okome/refused;", "error_page 495 =400 /okome/refused;")
-@trap(REFUSED, "error_page 405 413 429", "error_page 405 429")
+@trap(REFUSED, "error_page 400 414 501 505 /okome/refused;", "error_page 400 414 501 505 @okome_refused;")
+@trap(REFUSED, "error_page 400 414 501 505", "error_page 400 414")
+@trap(REFUSED, "error_page 494 497 =400", "error_page 497 =400")
+@trap(REFUSED, "error_page 403 404 405 413 429", "error_page 403 404 405 429")
+@trap(REFUSED, "error_page 403 404 405 413 429", "error_page 405 413 429")
 @trap(REFUSED, "    include /etc/nginx/snippets/okome-headers.conf;\n", "")
 def refusals_are_a_page_or_json(box: Frontend) -> None:
     """The same words as in an outage, with nginx's own status: of what can't be read, too, which has no Host yet."""
@@ -109,6 +111,15 @@ def refusals_are_a_page_or_json(box: Frontend) -> None:
         (box.client.ask("/v1/models", Cookie="x" * 40_000), 400, "invalid_request"),
         (unread(box, large + b"\r\n"), 413, "request_too_large"),
         (unread(box, long), 414, "uri_too_long"),
+        (unread(box, b"GET / HTTP/2.0\r\nHost: cn00\r\n\r\n"), 505, "http_version_not_supported"),
+        (
+            unread(box, b"POST / HTTP/1.1\r\nHost: cn00\r\nTransfer-Encoding: gzip\r\n\r\n"),
+            501,
+            "not_implemented",
+        ),
+        (box.client.ask("/okome/refused"), 404, "not_found"),
+        (box.client.ask("/okome/status", source=STRANGER), 403, "forbidden"),
+        (box.client.ask("/okome/health", source=STRANGER), 403, "forbidden"),
     ):
         assert answer.status == status
         assert answer.header("Content-Type") == "application/json"
@@ -132,6 +143,20 @@ def an_asset_is_only_read(box: Frontend) -> None:
         assert (answer.status, answer.header("Allow")) == (405, "GET, HEAD"), method
         assert json.loads(answer.body)["error"]["type"] == "method_not_allowed"
     assert box.origin()["counts"] == {}
+
+
+@trap("/etc/nginx/conf.d/okome-request.conf", '"~^405 [/s]"', "~^405")
+def a_method_that_nobody_passes_on_is_refused_with_those_that_are(box: Frontend) -> None:
+    for method in ("TRACE", "CONNECT"):
+        answer = box.client.ask("/v1/models", method)
+        assert (answer.status, answer.header("Allow")) == (
+            405,
+            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+        )
+        assert json.loads(answer.body)["error"]["type"] == "method_not_allowed"
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        assert json.loads(box.client.ask("/v1/models", method).body)["method"] == method
+    assert box.client.ask("/okome/status", "POST").header("Allow") == "GET, HEAD"
 
 
 @trap(f"{SNIPPETS}/okome-origin.conf", "proxy_hide_header Upgrade;\n", "")

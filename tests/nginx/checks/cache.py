@@ -130,11 +130,13 @@ def directives_for_shared_caches_are_obeyed(box: Frontend) -> None:
 @trap(FRESHNESS, "length > age ?", "length > 0 ?")
 @trap(FRESHNESS, "expires - (date === date ? date : now)", "expires - now")
 @trap(FRESHNESS, "header('Age').split(',')[0]", "header('Age')")
+@trap(FRESHNESS, "midnight.getUTCDate() !== Number(day)", "false")
 def freshness_that_was_over_on_arrival_is_not_counted_anew(box: Frontend) -> None:
     """What is worth keeping is kept, however oddly its Age or its Expires is written."""
     later = "Fri, 01 Jan 2038 00:00:00"
     over = ["max-age=3600&h=Age:7200", "max-age=3600&h=Age:7200,0", "&h=Expires:0", f"&h=Expires:{later} UTC"]
     over += [f"&h=Date:{later} GMT&h=Expires:{later} GMT"]
+    over += [f"&h=Expires:{odd} GMT" for odd in ("Fri, 30 Feb 2038 00:00:00", "Fri, 01 Jan 2038 24:00:00")]
     kept = ["max-age=3600&h=Age:0,7200", "max-age=3600&h=Age:old", "max-age=3600&h=Expires:0"]
     kept += [f"&h=Expires:{later} GMT", "&h=Expires:Friday, 01-Jan-38 00:00:00 GMT"]
     kept += ["&h=Expires:Fri Jan  1 00:00:00 2038"]
@@ -142,6 +144,43 @@ def freshness_that_was_over_on_arrival_is_not_counted_anew(box: Frontend) -> Non
         path = f"/assets/own/arrival-{number}?h=Cache-Control:{said.replace(' ', '%20')}"
         wanted = "HIT" if said in kept else "MISS"
         assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", wanted], said
+
+
+@trap(FRESHNESS, "r.status === 206 ? 0 :", "")
+def a_part_is_not_kept_as_the_whole(box: Frontend) -> None:
+    path = "/assets/public/part?status=206&h=Content-Range:bytes%200-9/90"
+    assert [box.client.ask(path).cache for _ in range(2)] == ["MISS", "MISS"]
+
+
+@trap(FRESHNESS, "'set-cookie', 'vary',", "")
+def whom_an_answer_is_for_is_no_matter_of_one_hop(box: Frontend) -> None:
+    for number, said in enumerate(("Vary:X-Tenant", "Set-Cookie:session=one")):
+        path = f"/assets/public/hop-{number}?h=Connection:Vary,%20Set-Cookie&h={said}&echo=X-Tenant"
+        for tenant in ("one", "two"):
+            answer = box.client.ask(path, X_Tenant=tenant)
+            assert (answer.cache, answer.body[-3:]) == ("MISS", tenant.encode()), said
+
+
+@trap(f"{SNIPPETS}/okome-static.conf", " $http_if_match $http_if_unmodified_since;", ";")
+@trap(f"{SNIPPETS}/okome-static.conf", "if_modified_since before;", "if_modified_since exact;")
+def what_a_cache_may_judge_and_what_it_may_not(box: Frontend) -> None:
+    """RFC 9110, 13.1: what somebody has is still good if the asset did not change since; whether it is still there
+    is the origin's to say."""
+    before, later = "Thu, 01 Jan 2026 00:00:00 GMT", "Fri, 02 Jan 2026 00:00:00 GMT"
+    path = f"/assets/public/judged?etag=one&h=Last-Modified:{before.replace(' ', '%20')}"
+    box.client.ask(path)
+    for headers, status in (
+        ({"If_Modified_Since": before}, 304), ({"If_Modified_Since": later}, 304), ({"If_None_Match": '"one"'}, 304),
+        ({"If_None_Match": '"two"', "If_Modified_Since": later}, 200),
+        ({"If_Modified_Since": "Wed, 31 Dec 2025 00:00:00 GMT"}, 200),
+    ):  # fmt: skip
+        answer = box.client.ask(path, **headers)
+        assert (answer.status, answer.cache) == (status, "HIT"), headers
+    assert box.origin()["counts"] == {"GET /assets/public/judged": 1}
+    assert box.client.ask(path, If_Match='"one"').status == 200
+    assert box.client.ask(path, If_Match='"two"').status == 412
+    assert box.client.ask(path, If_Unmodified_Since=later).status == 200
+    assert box.origin()["counts"] == {"GET /assets/public/judged": 4}
 
 
 KEY = 'proxy_cache_key "$scheme://$okome_server $args'

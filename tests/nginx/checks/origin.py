@@ -208,6 +208,17 @@ def poisoning_headers_are_cleared(box: Frontend) -> None:
         )
 
 
+@trap(f"{SNIPPETS}/okome-proxy.conf", 'proxy_set_header Proxy-Connection "";\n', "")
+@trap(f"{SNIPPETS}/okome-proxy.conf", 'proxy_set_header Trailer "";\n', "")
+def what_a_client_says_to_this_node_only_stays_here(box: Frontend) -> None:
+    """RFC 9110, 7.6.1."""
+    names = ("Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade")
+    for path in ("/v1/models", f"/assets/no-store/hop?echo={'&echo='.join(names)}"):
+        answer = box.client.ask(path, **{name.replace("-", "_"): "one-hop" for name in names})
+        assert answer.status == 200
+        assert b"one-hop" not in answer.body, path
+
+
 @trap(f"{SNIPPETS}/okome-api.conf", "proxy_set_header Upgrade $okome_upgrade;\n", "")
 @trap(f"{SNIPPETS}/okome-api.conf", "proxy_read_timeout 600s;", "proxy_read_timeout 200ms;")
 def websockets_pass(box: Frontend) -> None:

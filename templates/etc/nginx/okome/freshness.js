@@ -22,8 +22,11 @@ function seconds(text) {
         return NaN;
     }
     const number = MONTHS.indexOf(month[0].toUpperCase() + month.slice(1).toLowerCase());
-    const midnight = Date.UTC(year, number, Number(day)) / 1000;
-    return number < 0 ? NaN : midnight + Number(clock[0]) * 3600 + Number(clock[1]) * 60 + Number(clock[2]);
+    const midnight = new Date(Date.UTC(year, number, Number(day)));
+    if (number < 0 || midnight.getUTCDate() !== Number(day) || clock[0] > 23 || clock[1] > 59 || clock[2] > 60) {
+        return NaN;  // no such day, or no such time of it
+    }
+    return midnight / 1000 + Number(clock[0]) * 3600 + Number(clock[1]) * 60 + Number(clock[2]);
 }
 
 const MEMBER = new RegExp('^\\s*([a-z*][a-z0-9_.*-]*)'
@@ -81,8 +84,10 @@ function lifetime(header, now) {
 // Several lines of one field as one: nginx before 1.23 sees one of them only.
 const LISTS = ['cache-control', 'cdn-cache-control', 'vary', 'age'];
 
-// What an answer is made of, whatever Connection names.
-const NEVER_OF_ONE_HOP = ['cache-control', 'content-encoding', 'content-length', 'content-type'];
+// What an answer is made of, and whom it is for, whatever Connection names.
+const NEVER_OF_ONE_HOP = [
+    'cache-control', 'content-encoding', 'content-length', 'content-range', 'content-type', 'set-cookie', 'vary',
+];
 
 function pass(r) {
     const said = {}, repeated = {};
@@ -100,7 +105,8 @@ function pass(r) {
             delete r.headersOut[name];
         }
     });
-    const length = lifetime((name) => said[name.toLowerCase()] || '', Date.now() / 1000);
+    // A part is not the whole (RFC 9111, 3.3), and nobody was asked for one.
+    const length = r.status === 206 ? 0 : lifetime((name) => said[name.toLowerCase()] || '', Date.now() / 1000);
     if (length !== undefined) {
         r.headersOut['X-Accel-Expires'] = String(Math.floor(length));
     }
