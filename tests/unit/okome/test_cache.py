@@ -1,6 +1,7 @@
 """The cache against a real Redis, under the ACL of CN01: hits, misses, and those who wait together."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -270,3 +271,23 @@ async def test_so_is_who_waits_for_what_was_forgotten(open_cache: Open, origin: 
     await cache.aclose()
     with pytest.raises(ComputeCancelledError, match="closed"):
         await waiter
+
+
+async def test_and_where_the_computation_takes_no_notice(open_cache: Open) -> None:
+    """It is told at once: a computation that swallows cancellations may take as long as it likes."""
+    cache, began, let_go = open_cache(write_timeout=0.05), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> Answer:
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                began.set()
+                await let_go.wait()
+        return Answer("late")
+
+    waiter = asyncio.create_task(cache.get_or_compute("k", stubborn))
+    await began.wait()
+    await cache.aclose()
+    with pytest.raises(ComputeCancelledError, match="closed"):
+        async with asyncio.timeout(PATIENCE):
+            await waiter
+    let_go.set()
