@@ -130,7 +130,7 @@ def directives_for_shared_caches_are_obeyed(box: Frontend) -> None:
 @trap(FRESHNESS, "length > age ?", "length > 0 ?")
 @trap(FRESHNESS, "expires - (date === date ? date : now)", "expires - now")
 @trap(FRESHNESS, "header('Age').split(',')[0]", "header('Age')")
-@trap(FRESHNESS, "midnight.getUTCDate() !== Number(day)", "false")
+@trap(FRESHNESS, "midnight.getUTCDate() !== Number(day)", "false", "trixie")
 def freshness_that_was_over_on_arrival_is_not_counted_anew(box: Frontend) -> None:
     """What is worth keeping is kept, however oddly its Age or its Expires is written."""
     later = "Fri, 01 Jan 2038 00:00:00"
