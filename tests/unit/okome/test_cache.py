@@ -287,7 +287,25 @@ async def test_and_where_the_computation_takes_no_notice(open_cache: Open) -> No
     waiter = asyncio.create_task(cache.get_or_compute("k", stubborn))
     await began.wait()
     await cache.aclose()
-    with pytest.raises(ComputeCancelledError, match="closed"):
-        async with asyncio.timeout(PATIENCE):
-            await waiter
-    let_go.set()
+    try:
+        with pytest.raises(ComputeCancelledError, match="closed"):
+            async with asyncio.timeout(PATIENCE):
+                await waiter
+    finally:
+        let_go.set()
+
+
+async def test_nobody_joins_what_was_computed_before_a_put(
+    open_cache: Open, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no message is heard: it was put here."""
+    monkeypatch.setattr("okome.wake.Wakes.start", lambda _: None)
+    cache = open_cache()
+    origin.release.clear()
+    first = asyncio.create_task(cache.get_or_compute("k", origin))
+    await origin.started.wait()
+    assert await cache.put("k", Answer("put"))
+    async with asyncio.timeout(PATIENCE):
+        assert (await cache.get_or_compute("k", Origin())).value == Answer("put")
+    origin.release.set()
+    assert (await first).value == Answer("answer 1")
