@@ -141,7 +141,7 @@ class Upstream:
         if isinstance(said, bytes):
             try:
                 said = msgspec.json.decode(said, type=dict[str, Any])
-            except (msgspec.MsgspecError, RecursionError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 said = {}
         inner = said.get("error", said)
         error = inner if isinstance(inner, Mapping) else {"message": inner}
@@ -174,7 +174,7 @@ def _base(url: str) -> URL:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ApiError(502, "the upstream's answer can't be understood", code="upstream_unexpected") from None
 
 

@@ -54,7 +54,7 @@ class Foreign:
 
     def streams(self, *events: str) -> None:
         self.status, self.headers = 200, {"Content-Type": "text/event-stream"}
-        self.body = "".join(f"{event}\n\n" for event in events).encode()
+        self.body = "".join(f"{event}\n\n" for event in events).encode(errors="surrogateescape")
 
     def answers(self, status: int, body: object, **headers: str) -> None:
         self.status, self.headers = status, {"Content-Type": "application/json", **headers}
@@ -224,6 +224,15 @@ def test_what_is_paid_is_what_the_upstream_says(
             {"message": "model is required", "type": "invalid_request_error", "param": None, "code": None},
         ),
         (
+            b'{"error": {"message": "\xff"}}',
+            {
+                "message": "the upstream answered 400",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+            },
+        ),
+        (
             b"<html>",
             {
                 "message": "the upstream answered 400",
@@ -233,7 +242,7 @@ def test_what_is_paid_is_what_the_upstream_says(
             },
         ),
     ],
-    ids=["vLLM", "older vLLM", "llama.cpp", "text", "HTML"],
+    ids=["vLLM", "older vLLM", "llama.cpp", "text", "no UTF-8", "HTML"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_its_errors_are_passed_on_in_one_shape(
@@ -334,6 +343,10 @@ def test_its_429_says_when(foreign: Foreign, in_front: httpx.Client) -> None:
         (401, {"error": {"message": f"{KEY} is wrong"}}, "upstream_auth"),
         (200, b"<html>", "upstream_unexpected"),
         (200, b'{"x":' * 100_000, "upstream_unexpected"),
+        (200, b'{"choices": [{"message": {"content": "\xff"}}]}', "upstream_unexpected"),
+        (200, b"", "upstream_unexpected"),
+        (200, [], "upstream_unexpected"),
+        (204, b"", "upstream_unexpected"),
         (307, b"", "upstream_unexpected"),
     ],
 )
@@ -352,6 +365,8 @@ def test_what_no_client_can_mend_is_502(
         ([], "the upstream's stream broke off"),
         (['data: {"error": {"message": "out of memory", "code": 500}}', "data: [DONE]"], "out of memory"),
         (['error: {"message": "out of memory", "code": 500}'], "out of memory"),
+        (["data: hello"], "the upstream's answer can't be understood"),
+        (['data: {"choices": ["\udcff"]}'], "the upstream's answer can't be understood"),
     ],
 )
 def test_an_error_amid_a_stream_is_an_event_and_nothing_is_kept(
