@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
+from openai import OpenAI
 
 from bench.redis_server import RedisServer
 from okome.planner import main
@@ -378,6 +380,33 @@ def test_an_error_amid_a_stream_is_an_event_and_nothing_is_kept(
         *_, last = answer.text.strip().split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"]["message"] == message
     assert len(foreign.asked) == 2
+
+
+def test_openais_client_raises_what_it_means(foreign: Foreign, in_front: httpx.Client) -> None:
+    key = in_front.headers["Authorization"].removeprefix("Bearer ")
+    with OpenAI(
+        base_url=f"{in_front.base_url}/v1".replace("//v1", "/v1"), api_key=key, max_retries=0, timeout=60
+    ) as client:
+        create: Any = client.chat.completions.create
+        quota = {"message": "no more", "type": "insufficient_quota", "code": "insufficient_quota"}
+        for status, error, kind, code in (
+            (400, {"message": "too long", "param": "messages"}, openai.BadRequestError, None),
+            (401, {"message": "who"}, openai.InternalServerError, "upstream_auth"),
+            (404, {"message": "no", "code": "model_not_found"}, openai.NotFoundError, "model_not_found"),
+            (429, quota, openai.RateLimitError, "insufficient_quota"),
+            (500, {"message": "down"}, openai.InternalServerError, None),
+        ):
+            foreign.answers(status, {"error": error})
+            for stream in (False, True):
+                with pytest.raises(kind) as refused:
+                    create(**QUESTION, stream=stream)
+                assert refused.value.code == code
+        foreign.streams(chunk({"content": "so far"}))
+        answer = create(**QUESTION, stream=True)
+        assert next(answer).choices[0].delta.content == "so far"
+        with pytest.raises(openai.APIError, match="broke off") as broken:
+            next(answer)
+        assert broken.value.code == "upstream_broke_off"
 
 
 def test_silence_is_504(foreign: Foreign, in_front: httpx.Client) -> None:
