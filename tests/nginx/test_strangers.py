@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
+import shlex
 import subprocess
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from crossplane.analyzer import DIRECTIVES
@@ -11,7 +14,8 @@ from crossplane.analyzer import DIRECTIVES
 from facts.nginx import read_all
 from facts.nginx_syntax import parse
 from lab.client import FRONTEND
-from operations.services.nginx import nginx_config, proof
+from operations.primitives.checkers import CHECKERS
+from operations.services.nginx import SITE, nginx_config, proof
 from operations.services.nginx_strangers import DEFINES, HARMLESS, Ours, inherited, ours, verdict
 from tests.nginx.box import SUITES, Box, tree, why_not
 from tests.nginx.checks.cache import authorization_is_never_shared
@@ -156,3 +160,35 @@ def test_a_shared_socket_is_judged_by_what_nginx_does(listen: str) -> None:
         asked = ["nsenter", f"--net=/proc/{box.holder.pid}/ns/net", "sh", "-c", proof(FRONTEND, tls=False)]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
         assert (said.returncode == 0) == (not refused), (refused, said.stderr)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ("gzip_types text/html text/css; server { listen 8080; return 204; }", ""),
+        ("include mime.types; server { listen 8443 http2; return 204; }", ""),
+        ("server { listen 80; server_name cn00; return 204; }", 'conflicting server name "cn00"'),
+        ("server { listen 8080 ssl; }", 'no "ssl_certificate" is defined'),
+    ],
+)
+def test_nginx_may_warn_of_lines_that_are_not_ours(tmp_path: Path, theirs: str, said: str) -> None:
+    checker = CHECKERS["nginx"]
+    with Box("trixie") as box:
+        box.lay({SHOP: theirs})
+        nginx = tmp_path / "nginx"
+        nginx.write_text(f'#!/bin/sh\nexec {shlex.join(box.command("/usr/sbin/nginx"))} "$@"\n')
+        nginx.chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+        def checked() -> str:
+            command = ["sh", "-c", checker, "check", *box.files]
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert bool(done.returncode) == bool(done.stdout), done
+            return done.stdout
+
+        assert said in checked()
+        assert bool(checked()) == bool(said)
+        box.lay({SITE: f"{box.files[SITE]}types {{ a/b html; }}\n"})  # a warning about a line of ours
+        assert said or f"in {SITE}:" in checked()
