@@ -21,6 +21,8 @@ STATUS = REPOSITORY / "node/nginx_status.py"
 ERROR_LOG = "/var/log/nginx/error.log"
 # Its folder is its own: Debian rotates whatever is in /var/log/nginx.
 ACCESS_LOG = "/var/log/nginx/okome/access.log"
+# What its unit may write to; all else it only reads, if it sees it.
+SERVICE_WRITES = ("/run", "/var/cache/nginx", "/var/lib/nginx", "/var/log/nginx")
 LOGS = {"access_log": ACCESS_LOG, "log_directory": str(PurePosixPath(ACCESS_LOG).parent)}
 FILES = (
     ConfigFile("/etc/nginx/nginx.conf"),
@@ -65,7 +67,7 @@ def service(data: Mapping[str, Any]) -> ConfigSet:
             ConfigFile("/etc/systemd/system/nginx.service.d/okome.conf", absent=True),  # what it was called
         ),
         check="systemd",
-        values={"site": SITE, "stop_timeout_s": data["drain_timeout_s"] + 10},
+        values={"site": SITE, "writes": SERVICE_WRITES, "stop_timeout_s": data["drain_timeout_s"] + 10},
         revertible=True,
     )
 

@@ -27,6 +27,7 @@ from operations.services.nginx_meaning import (
     unfolded,
     upstreams,
 )
+from operations.services.nginx_reach import unreachable
 
 NGINX_CONF = f"{ROOT}/nginx.conf"
 
@@ -413,8 +414,11 @@ def verdict(found: Iterable[NginxFile], config: ConfigSet, data: Mapping[str, ob
             old.append(file.path)
         elif colliding:
             refused.extend(colliding)
-        elif any(place.directive.name == "server" for place in after.get(file.path, ())):
-            staying.append(file)
+        else:
+            places = after.get(file.path, [])
+            refused.extend(unreachable(places))
+            if any(place.directive.name == "server" for place in places):
+                staying.append(file)
     before = files.get(NGINX_CONF)
     if before and not (before.packaged or before.text.startswith(MARK)):
         strangers = [

@@ -160,3 +160,50 @@ def test_what_ours_says_itself_and_what_does_nothing_to_it_stays(etc: Etc) -> No
     etc.put("conf.d/tuning.conf", "ssl_protocols TLSv1.2;\nssl_ciphers ALL;\nssl_conf_command Options x;")
     assert refusals(etc, **tls).count(" sets ") == 1
     assert "tuning.conf:3 sets ssl_conf_command" in refusals(etc, **tls)
+
+
+HIDDEN, READ_ONLY = "which our unit hides from nginx", "where our unit lets nginx write nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("root /home/pi/www", HIDDEN),
+        ("alias /root/photos/", HIDDEN),
+        ("location /x { root /run/user/1000/www; }", HIDDEN),
+        ("auth_basic_user_file /home/pi/.htpasswd", HIDDEN),
+        ("ssl_certificate_key /root/shop.key", HIDDEN),
+        ("root /tmp/www", HIDDEN),
+        ("location /a { proxy_pass http://unix:/tmp/app.sock:/a; }", HIDDEN),
+        ("location /a { fastcgi_pass unix:/home/pi/php.sock; }", HIDDEN),
+        ("listen unix:/tmp/shop.sock", HIDDEN),
+        ("access_log /srv/shop.log combined", READ_ONLY),
+        ("error_log /home/pi/shop.log", HIDDEN),
+        ("client_body_temp_path /srv/upload 1", READ_ONLY),
+        ("root /srv/home", ""),
+        ("location /home/ { proxy_pass http://10.0.0.9/home/x; }", ""),
+        ("rewrite ^ /tmp/x", ""),
+        ("access_log /var/log/nginx/$host.log", ""),
+        ("access_log syslog:server=unix:/dev/log", ""),
+        ("error_log /dev/null", ""),
+        ("access_log off", ""),
+        ("client_body_temp_path /tmp/upload", ""),
+        ("ssl_ciphers HIGH", ""),
+        ("listen unix:/run/shop.sock", ""),
+    ],
+)
+def test_what_a_site_will_not_reach_any_more_is_named(etc: Etc, said: str, why: str) -> None:
+    end = "" if said.endswith("}") else ";"
+    etc.put("conf.d/shop.conf", f"server {{ listen 8080;\n{said}{end} }}")
+    assert ("shop.conf:2 says" in refusals(etc)) == bool(why)
+    assert why in refusals(etc)
+
+
+def test_so_are_caches_and_upstreams_of_all_of_http(etc: Etc) -> None:
+    etc.put(
+        "conf.d/shop.conf",
+        "proxy_cache_path /data/nginx/cache keys_zone=shop:1m;\nupstream shop { server unix:/tmp/shop.sock; }",
+    )
+    cache, upstream = refusals(etc).splitlines()
+    assert cache.startswith(f"{ROOT}/conf.d/shop.conf:1 says proxy_cache_path /data/nginx/cache")
+    assert upstream.startswith(f"{ROOT}/conf.d/shop.conf:2 says server unix:/tmp/shop.sock")

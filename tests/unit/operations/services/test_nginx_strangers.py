@@ -49,14 +49,16 @@ def test_includes_are_followed_out_of_the_usual_folders(etc: Etc, tmp_path: Path
         "conf.d/more.conf",
         f'# include conf.d/more.conf;\nmap_hash_max_size 2048; include "{elsewhere.parent}/*.conf";',
     )
-    assert etc.verdict()[0] == (str(elsewhere),)
+    assert verdict(etc.files(), CONFIG, DATA).removed == (
+        str(elsewhere),
+    )  # (which is in /tmp: that is refused)
 
 
 def test_a_stranger_who_does_not_collide_stays(etc: Etc) -> None:
     etc.put(
         "conf.d/shop.conf",
         "upstream shop { zone shop 1m; server 10.0.0.9; } server { listen 8080; server_name cn00; }"
-        " ssl_session_cache shared:shop_tls:1m; fastcgi_cache_path /srv/okome keys_zone=shop_cache:1m;"
+        " ssl_session_cache shared:shop_tls:1m; fastcgi_cache_path /var/cache/nginx/shop keys_zone=shop_cache:1m;"
         " proxy_cache_path /var/cache/nginx/okome2 keys_zone=shop:1m; js_import shop from x.js;"
         " server { listen 8010; server_name $hostname .cn00; }",
     )
@@ -226,10 +228,10 @@ LOG = "/var/log/nginx/access.log"
         ("access_log /srv/all.log", "", True),
         (f"access_log {LOG} shop", "", True),
         ("access_log off", "", True),
-        ("access_log off", "access_log /srv/shop.log;", False),
-        ("access_log off", "location / { access_log /srv/shop.log; }", True),
+        ("access_log off", "access_log /var/log/nginx/shop.log;", False),
+        ("access_log off", "location / { access_log /var/log/nginx/shop.log; }", True),
         ("error_log /srv/errors.log", "", True),
-        ("error_log /srv/errors.log", "error_log /srv/shop.log;", False),
+        ("error_log /srv/errors.log", "error_log /var/log/nginx/shop.log;", False),
         # As it will be anyway.
         (f"access_log {LOG}", "", False),
         (f"access_log {LOG} combined buffer=4k", "", False),
