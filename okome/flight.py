@@ -118,6 +118,10 @@ class Flight(Generic[T]):
     async def join(self, caller: Caller[T]) -> Any:
         """For one who has entered; leaves at the end. Its cancellation is its own."""
         try:
+            if caller.told.done():
+                await asyncio.sleep(
+                    0
+                )  # who asks in a loop must not keep what is asked for from being written back
             return await caller.told
         finally:
             self.leave(caller)

@@ -309,3 +309,14 @@ async def test_nobody_joins_what_was_computed_before_a_put(
         assert (await cache.get_or_compute("k", Origin())).value == Answer("put")
     origin.release.set()
     assert (await first).value == Answer("answer 1")
+
+
+async def test_who_asks_in_a_loop_comes_to_a_hit(open_cache: Open, origin: Origin) -> None:
+    """The loop has no other turn than those that the cache gives it."""
+    cache = open_cache()
+    for _ in range(100_000):
+        if (await cache.get_or_compute("k", origin)).status is Status.HIT:
+            break
+    else:
+        pytest.fail("it was never written back")
+    assert origin.calls == 1
