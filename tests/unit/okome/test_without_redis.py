@@ -139,6 +139,20 @@ async def test_several_processes_over_one_file_never_exceed_a_cap(
         book.close()
 
 
+async def test_what_began_without_redis_is_in_its_counter_when_it_is_back(
+    open_deciding: OpenBudgets, own_server: RedisServer
+) -> None:
+    """It was out of reach, and kept a counter that knows nothing of it."""
+    budgets = open_deciding(TOKENS)
+    assert await left(budgets) == 1000
+    with own_server.unreachable():
+        assert await budgets.start(await granted(budgets, {"tokens": 800}))
+    assert own_server.matching("okome:*:cap:*")
+    await back(budgets)
+    assert await left(budgets) == 200
+    assert budgets.counts["allowed"] == 2, "by Redis"
+
+
 async def test_where_only_some_processes_reach_redis_the_cap_holds(
     open_deciding: OpenBudgets, own_server: RedisServer, tmp_path: Path
 ) -> None:
