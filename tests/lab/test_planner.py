@@ -137,16 +137,19 @@ def test_the_operator_sees_both_nodes_well_and_what_redis_uses(tier: Lab, client
     assert 0 < nodes["cn01"]["redis_used"] < nodes["cn01"]["redis_max"], nodes
 
 
-def test_without_redis_a_hard_cap_is_not_given_away(tier: Lab, client: Client) -> None:
-    """503, at once, and by itself again when Redis is back."""
+def test_without_redis_the_ledger_decides_over_a_hard_cap(tier: Lab, client: Client) -> None:
+    """At once; and what was spent meanwhile is spent when Redis is back."""
+    before = tokens_left(client)
     tier.execute("systemctl", "stop", "redis-server")
     try:
-        refused = ask(client, messages=[{"role": "user", "content": "while it is away"}])
-        assert refused.status == 503
-        assert refused.header("Retry-After")
+        away = ask(client, messages=[{"role": "user", "content": "while it is away"}])
+        assert (away.status, away.header("X-OKOME-Cache")) == (200, "DEGRADED")
+        left = int(away.header("x-ratelimit-remaining-tokens") or 0)
+        assert 0 < left < before
     finally:
         tier.execute("systemctl", "start", "redis-server")
     limit = time.monotonic() + 30
-    while ask(client, messages=[{"role": "user", "content": "it is back"}]).status != 200:
+    while ask(client, messages=[{"role": "user", "content": "it is back"}]).header("X-OKOME-Cache") != "HIT":
         assert time.monotonic() < limit
         time.sleep(0.5)
+    assert 0 < tokens_left(client) < left
