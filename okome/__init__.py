@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from okome.keys import is_deterministic, key_of
     from okome.ledger import Ledger
     from okome.metered import Metered, OverBudgetError
+    from okome.mode import Mode
     from okome.policy import CachePolicy
     from okome.rules import Cap, Period, Rate, Rule
     from okome.stream import CachedStream
@@ -53,6 +54,7 @@ __all__ = [
     "Lease",
     "Ledger",
     "Metered",
+    "Mode",
     "Msgpack",
     "NotCachedError",
     "OkomeError",
@@ -84,6 +86,7 @@ _MODULES = {
     "keys": {"is_deterministic", "key_of"},
     "ledger": {"Ledger"},
     "metered": {"Metered", "OverBudgetError"},
+    "mode": {"Mode"},
     "policy": {"CachePolicy"},
     "rules": {"Cap", "Period", "Rate", "Rule"},
     "stream": {"CachedStream"},

@@ -17,8 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from okome import Budgets, Cache
-from okome.budget import Mode
+from okome import Budgets, Cache, Mode
 from okome.chat import Chat, Source, failed, refused
 from okome.openai import ApiError
 

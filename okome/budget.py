@@ -22,7 +22,6 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any, Literal, Self
 
 import msgspec
@@ -36,6 +35,7 @@ from okome.errors import EvictingServerError, StateLostError
 from okome.keys import Keyspace
 from okome.ledger import Ledger
 from okome.local_share import LocalShare
+from okome.mode import Mode, Watch
 from okome.owed import Owed
 from okome.reseeding import Reseeding
 from okome.rules import Charge, Rule, Rules, require_amount
@@ -45,15 +45,6 @@ from okome.tasks import Tasks
 log = logging.getLogger(__name__)
 
 SETTLING = 10.0  # s that closing waits for what is still to be recorded
-
-
-class Mode(StrEnum):
-    """Who decides over what is asked for now."""
-
-    REDIS = "redis"
-    LEDGER = "ledger"  # caps, without Redis; rates by this process's share of them
-    SHARE = "share"  # rates, without Redis; there are no caps
-    REFUSING = "refusing"  # nobody: 503, or without Redis everything of which the ledger would have to know
 
 
 class Budgets:
@@ -145,10 +136,13 @@ class Budgets:
             deciding=deciding,
         )
         self._deciding = deciding
-        self._sharing = on_unavailable != "deny"
+        capped = self._rules.capped
+        without = Mode.REFUSING
+        if on_unavailable != "deny" and (deciding or not capped):
+            without = Mode.LEDGER if capped else Mode.SHARE
+        needed = ledger if capped else None
+        self._watch = Watch(self._wire, self._breaker, self._clock, self._tasks, needed, without)
         self._owed = Owed(self._settlement.settle, self._tasks, self.counts)
-        self._asking: asyncio.Task[None] | None = None
-        self._refused = False  # whether Redis, though there, did not decide what it was asked last
         self._checked = False
         self._checking = asyncio.Lock()
 
@@ -213,14 +207,9 @@ class Budgets:
     # Who decides
 
     @property
-    def _unheard(self) -> bool:
-        """A call has failed, and Redis was not heard of since."""
-        return self._breaker.tripped > self._clock.heard
-
-    @property
     def redis_available(self) -> bool:
         """When last asked: it answered, and decided."""
-        return not self._unheard and not self._refused
+        return not self._watch.unheard and not self._watch.refused
 
     @property
     def ledger_trouble(self) -> str | None:
@@ -230,35 +219,15 @@ class Budgets:
     @property
     def mode(self) -> Mode:
         """How requests are decided, as far as is known; `look` asks."""
-        if self._rules.capped and self.ledger_trouble is not None:
-            return Mode.REFUSING
-        if self.redis_available:
-            return Mode.REDIS
-        if self._deciding:
-            return Mode.LEDGER
-        return Mode.REFUSING if self._rules.capped or not self._sharing else Mode.SHARE
+        return self._watch.mode
 
     async def look(self, within: float = 1.0) -> Mode:
         """The mode; Redis is asked for it first, and a ledger that is in trouble as well, as long as `within` seconds
-        allow. One question at a time, however many want to know.
+        allow.
         """
         self._loop.require()
-        await asyncio.wait({self._ask_once()}, timeout=within)
+        await asyncio.wait({self._watch.ask()}, timeout=within)
         return self.mode
-
-    def _ask_once(self) -> asyncio.Task[None]:
-        if self._asking is None or self._asking.done():
-            self._asking = self._tasks.spawn(self._ask())
-        return self._asking
-
-    async def _ask(self) -> None:
-        if not self._breaker.open:
-            try:
-                await self._wire.ask_time()
-            except UNAVAILABLE as error:
-                self._breaker.trip(error)
-        if self._ledger is not None:
-            await self._ledger.look()
 
     def require(self, subject: Mapping[str, str], amounts: Mapping[str, int]) -> None:
         """Raises as `reserve` does for a subject or amounts that it could not take."""
@@ -281,9 +250,9 @@ class Budgets:
         self._loop.require()
         if lease is not None:
             require_name("lease", lease)
-        without = self._deciding and self._unheard
+        without = self._deciding and self._watch.unheard
         if without:
-            self._ask_once()  # and nobody waits for it
+            self._watch.ask()  # and nobody waits for it
         elif not self._checked and not self._breaker.open:
             try:
                 await self.check()
@@ -299,7 +268,7 @@ class Budgets:
 
         if self._checked and not without and not self._breaker.open:
             decision = await self._admission.by_redis(identity, units, charges, len(self._rules))
-            self._refused = decision is None and not self._unheard
+            self._watch.refused = decision is None and not self._watch.unheard
             if decision is not None:
                 return self._explained(decision)
         return self._explained(await self._admission.without_redis(identity, units, charges()))

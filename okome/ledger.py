@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from okome import ledger_file
 from okome.holds import Holds
 from okome.ledger_file import Account, Entered
+from okome.ledger_trouble import OWN, concerns_all, is_broken, is_locked, may_pass, said
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +28,6 @@ PAUSE = 1.0  # s until the next one tries, once that was in vain; all others are
 PROBE = 0.05  # s that this one waits
 STALLED = 10.0  # s that anybody waits for the disk
 PRUNE_EVERY = 60.0  # s between looks for what has ended, if there was nothing
-_FULL = 64 * 1024  # bytes; with less than that left a disk is full
-
-# The lower byte says what it is, the rest in which way; https://www.sqlite.org/rescode.html
-_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_BROKEN = {  # the connection is of no use any more: it may hold on to a file that is another one by now
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_PROTOCOL,
-}
-_DISK = _LOCKED | _BROKEN | {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}  # of a batch, and not of one in it
-_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ class Ledger:
         try:
             self._thread.submit(self._connected).result()
         except sqlite3.Error as error:
-            if not self._may_pass(error):
+            if not may_pass(error, self._path):
                 self._thread.shutdown()
                 raise
             self._failed(error)
@@ -122,8 +109,8 @@ class Ledger:
         def enter(connection: sqlite3.Connection) -> Entered:
             return ledger_file.enter_start(connection, lease, charges, at, limits)
 
-        said: Entered = await self._append(lease, enter, at)
-        return said
+        entered: Entered = await self._append(lease, enter, at)
+        return entered
 
     async def settle(self, lease: str, charges: Sequence[tuple[str, int]], at: float) -> dict[str, int]:
         """What it did cost. The first settlement of a lease stands: returns its amounts, by counter."""
@@ -193,7 +180,7 @@ class Ledger:
                 raise
         except BaseException as error:  # noqa: BLE001  # each caller's
             self._failed(error)
-            if _code(error) in _LOCKED:  # who came meanwhile has waited for the same
+            if is_locked(error):  # who came meanwhile has waited for the same
                 batch += self._waiting()
             _tell([(append, None, error) for append in batch])
             return
@@ -203,7 +190,7 @@ class Ledger:
         for append, _, wrong in entered:
             if wrong is None:
                 self._holds.release(append.lease)
-            elif not isinstance(wrong, _OWN) and isinstance(wrong, sqlite3.Error):
+            elif isinstance(wrong, sqlite3.Error) and not isinstance(wrong, OWN):
                 self._failed(wrong)
         _tell(entered)
         if at is not None and time.monotonic() >= self._prune_at:
@@ -215,7 +202,7 @@ class Ledger:
         try:
             return [(append, append.enter(connection), None) for append in batch]
         except Exception as error:
-            if _code(error) in _DISK or not connection.in_transaction:
+            if concerns_all(error) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO batch")
         return [self._entered(connection, append) for append in batch]
@@ -226,7 +213,7 @@ class Ledger:
         try:
             result = append.enter(connection)
         except Exception as error:
-            if _code(error) in _DISK or not connection.in_transaction:
+            if concerns_all(error) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO append")
             connection.execute("RELEASE append")
@@ -319,44 +306,12 @@ class Ledger:
 
     def _failed(self, error: BaseException) -> None:
         """Remembers why; and what is broken is opened anew next time."""
-        code = _code(error)
-        if code in _LOCKED:
+        if is_locked(error):
             self._locked_until = time.monotonic() + PAUSE
-        if code in _BROKEN and self._connection is not None:
+        if is_broken(error) and self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()
-        self._trouble = self._said(error)
-
-    def _said(self, error: BaseException) -> str:
-        code = _code(error)
-        if code in _LOCKED:
-            return "another process holds the ledger's file"
-        if code == sqlite3.SQLITE_FULL:
-            return "the ledger's disk is full"
-        if code == sqlite3.SQLITE_READONLY:
-            return "the ledger's disk is read-only"
-        return self._disk_trouble() or f"the ledger fails: {error}"
-
-    def _disk_trouble(self) -> str | None:
-        """By the disk itself: SQLite does not always tell."""
-        try:
-            disk = os.statvfs(Path(self._path).parent)
-        except OSError as error:
-            return f"the ledger's disk fails: {error.strerror}"
-        if disk.f_flag & os.ST_RDONLY:
-            return "the ledger's disk is read-only"
-        if disk.f_bavail * disk.f_frsize < _FULL:
-            return "the ledger's disk is full"
-        return None
-
-    def _may_pass(self, error: sqlite3.Error) -> bool:
-        """Whether it says nothing against the path: then the file is opened later."""
-        code = _code(error)
-        return code in _DISK - _BROKEN or (
-            code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-            and Path(self._path).parent.is_dir()
-            and self._disk_trouble() is not None
-        )
+        self._trouble = said(error, self._path)
 
     def _require_own(self) -> None:
         if os.getpid() != self._process:
@@ -392,7 +347,3 @@ def _told(outcomes: list[_Outcome]) -> None:
             append.done.set_result(result)
         else:
             append.done.set_exception(wrong)
-
-
-def _code(error: BaseException) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

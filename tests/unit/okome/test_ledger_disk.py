@@ -15,7 +15,7 @@ import pytest
 
 from bench.redis_server import RedisServer
 from okome import Ledger
-from okome.budget import Mode
+from okome.mode import Mode
 from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted
 from tests.unit.okome.test_planner import ask, eventually, health, metric, mode, running
 from tests.unit.okome.waiting import until

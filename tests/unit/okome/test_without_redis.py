@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
 from okome import Budgets, Ledger, Outcome
-from okome.budget import Mode
+from okome.mode import Mode
 from tests.unit.okome.spending import ANN, COST, REQUESTS, TOKENS, OpenBudgets, granted
 from tests.unit.okome.test_planner import ask, eventually, health, metric, mode, running
 
