@@ -244,8 +244,8 @@ return answer
 )
 
 # KEYS caps only from the third. ARGV lease, ttl of a started lease (ms), retention (ms), ledger or epoch;
-# then per cap two: amount, limit. What is not reserved any more (expired, lost and reseeded) is reserved
-# anew, if it fits. Returns {OK, DENIED, LOST or SETTLED, s, us, rule, 0}.
+# then per cap three: amount, limit, end of the period (s). What is not reserved any more (expired, lost and reseeded)
+# is reserved anew, if it fits. Returns {OK, DENIED, LOST or SETTLED, s, us, rule, 0}.
 START = Script(
     _CAP
     + """
@@ -254,7 +254,7 @@ if marker == 'S' then return {'SETTLED', time[1], time[2], 0, 0} end
 local known_zero = not ledger and redis_call('GET', KEYS[2])
 local state = {}
 for i = 3, #KEYS do
-  local spent, reserved, nearest = cap(KEYS[i], known_zero)
+  local spent, reserved, nearest, fresh = cap(KEYS[i], known_zero)
   if not spent then return {'LOST', time[1], time[2], i - 2, 0} end
   local f = redis_call('HMGET', KEYS[i], held_as, ended_as)
   local amount = rules[i - 2][1]
@@ -264,7 +264,7 @@ for i = 3, #KEYS do
   if amount > 0 and (not fitted or amount > held) and spent + reserved - held + amount > rules[i - 2][2] then
     return {'DENIED', time[1], time[2], i - 2, 0}
   end
-  state[i] = {spent, reserved + amount - held, nearest, f[2]}
+  state[i] = {spent, reserved + amount - held, nearest, f[2], fresh}
 end
 local expiry = now_ms + ttl
 for i = 3, #KEYS do
@@ -272,6 +272,7 @@ for i = 3, #KEYS do
   if s[4] then redis_call('HDEL', KEYS[i], ended_as) end
   redis_call('HSET', KEYS[i], 's', whole(s[1]), 'r', whole(s[2]), 'n', whole(sooner(s[3], expiry)),
     held_as, string.format('S %.0f %.0f', rules[i - 2][1], expiry))
+  if s[5] then redis_call('PEXPIRE', KEYS[i], max(0, ceil((rules[i - 2][3] - now) * 1000)) + 86400000) end
 end
 if marker then
   if string.sub(marker, -1) ~= 'W' then marker = marker .. ' W' end

@@ -109,7 +109,7 @@ class Wire:
         return await self._ask(RESERVE, mark_of(identity, charges), charges, self._lease_ms, rules)
 
     async def start(self, mark: str, caps: Sequence[Charge]) -> Answer:
-        rules = [[charge.amount, charge.rule.limit] for charge in caps]
+        rules = [[charge.amount, charge.rule.limit, charge.end] for charge in caps]
         return await self._ask(START, mark, caps, self._started_ms, rules)
 
     async def settle(self, mark: str, charges: Sequence[Charge], actual: Mapping[str, int]) -> Answer:

@@ -100,6 +100,14 @@ def of_the_future(envelope: Envelope, now: float) -> bool:
     return envelope.created > now + _SKEW
 
 
+def heard(envelope: Envelope, quiet: float, now: float) -> Envelope:
+    """Without a quiet that ends later than it can, in `quiet` seconds: the clock was set back since a failure. To
+    shorten it would shorten it anew at each reading, and it would never end.
+    """
+    impossible = envelope.quiet_until > now + quiet + _SKEW
+    return replace(envelope, quiet_until=0.0) if impossible else envelope
+
+
 def may_be_used(envelope: Envelope, now: float) -> bool:
     """Not once its life is over, nor if it is of the future."""
     return not of_the_future(envelope, now) and now < envelope.created + envelope.life

@@ -36,7 +36,12 @@ if ARGV[4] == '0' then
   end
   local held = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
   if held and held ~= ARGV[1] then
-    answer[4] = redis.call('PTTL', KEYS[2])
+    local left, longest = redis.call('PTTL', KEYS[2]), tonumber(ARGV[2])
+    if left > longest then  -- the clock was set back since: it may be dead, and would live on as long
+      left = longest
+      redis.call('PEXPIRE', KEYS[2], left)
+    end
+    answer[4] = left
     return answer
   end
 else

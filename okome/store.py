@@ -18,7 +18,7 @@ import msgspec
 from okome import scripts
 from okome.client import place_of, require_fit
 from okome.connection import UNAVAILABLE, Breaker, Clock, Line, Script, is_refusal
-from okome.entry import Entry, may_be_used, of_the_future
+from okome.entry import Entry, heard, may_be_used, of_the_future
 from okome.envelope import TOKEN_AT, TOKEN_BYTES, Codec, Envelope, Kind, unpack
 from okome.keys import Keyspace, digest
 from okome.policy import CachePolicy
@@ -189,6 +189,8 @@ class Store:
             return None
         if of_the_future(envelope, self._clock.now()):
             return None
+        if envelope.quiet_until:
+            envelope = heard(envelope, self._policy.negative, self._clock.now())
         if envelope.tags and await self._invalidated(envelope, known):
             return None
         if envelope.kind is not _VALUE:

@@ -4,17 +4,21 @@ What Redis holds is put where it would be if it had been written an hour later: 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from bench.redis_server import RedisServer
-from okome import Cap, Outcome, Rate
+from okome import Cap, Outcome, Rate, budget_wire
+from okome.connection import Script
 from tests.unit.okome.spending import ANN, TOKENS, OpenBudgets, granted, left, moved
 from tests.unit.okome.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
+DAY = 86400
 
 
 def set_back(server: RedisServer) -> None:
@@ -93,6 +97,98 @@ async def test_a_lease_expires(open_budgets: OpenBudgets, server: RedisServer) -
     for name, value in (redis.hgetall(cap)).items():
         if name[:2] == b"L:" and not value.startswith(b"N 0 "):
             assert int(value.split()[2]) <= longest
+
+
+async def test_what_has_not_begun_is_held_no_longer_than_it_can_be(
+    open_budgets: OpenBudgets, server: RedisServer
+) -> None:
+    """Though what has begun may go on for long."""
+    budgets = open_budgets(TOKENS, lease_ttl=0.2, started_ttl=900)
+    await granted(budgets, {"tokens": 400})
+    assert await budgets.start(await granted(budgets, {"tokens": 100}))
+    set_back(server)
+    async with asyncio.timeout(PATIENCE):
+        while await left(budgets) != 900:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def at(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock by which the scripts go to so many days after noon of this one."""
+    now: Any = server.admin.time()
+    noon = now[0] // DAY * DAY + DAY // 2
+    ours = {}
+    for name in ("RESERVE", "START", "SETTLE"):
+        script = getattr(budget_wire, name)
+        source = script.source.replace("redis_call('TIME')", "redis_call('HMGET', 'okome:clock', 's', 'us')")
+        assert source != script.source
+        ours[name] = Script(source)
+        monkeypatch.setattr(budget_wire, name, ours[name])
+    monkeypatch.setattr(budget_wire, "_RANKS", dict(zip(ours.values(), (1, 2, 3), strict=True)))
+
+    def set_clock(days: float) -> None:
+        server.admin.hset("okome:clock", mapping={"s": noon + round(days * DAY), "us": 0})
+
+    return set_clock
+
+
+async def test_a_day_that_came_too_early_leaves_this_one_as_it_was(
+    open_budgets: OpenBudgets, at: Callable[[float], None]
+) -> None:
+    """What is asked for meanwhile is of that day, what was reserved before is of this one."""
+    budgets = open_budgets(TOKENS)
+    at(0)
+    await budgets.commit(await granted(budgets, {"tokens": 300}))
+    before = await granted(budgets, {"tokens": 100})
+    assert await budgets.start(before)
+    at(1)
+    early = await granted(budgets, {"tokens": 500})
+    assert await budgets.start(early)
+    await budgets.commit(before, {"tokens": 50})
+    assert await left(budgets) == 500
+    at(0.1)
+    assert await left(budgets) == 650
+    await budgets.commit(early)
+    assert await left(budgets) == 650
+    at(1.1)
+    assert await left(budgets) == 500
+
+
+async def test_a_lease_that_was_over_in_that_day_is_settled_all_the_same(
+    open_budgets: OpenBudgets, at: Callable[[float], None]
+) -> None:
+    budgets = open_budgets(TOKENS)
+    at(0)
+    started, late = await granted(budgets, {"tokens": 300}), await granted(budgets, {"tokens": 100})
+    assert await budgets.start(started)
+    at(0.2)
+    assert await left(budgets) == 700, "it was charged, the other refunded"
+    at(0)
+    assert await budgets.start(late)
+    await budgets.commit(started, {"tokens": 20})
+    await budgets.commit(late, {"tokens": 30})
+    assert await left(budgets) == 950
+
+
+async def test_a_counter_outlives_its_period_by_a_day_whatever_made_it(
+    own_server: RedisServer, own_client: Redis, open_budgets: OpenBudgets
+) -> None:
+    """So that a clock which was a day ahead finds it again, and none stays for ever."""
+    own_server.admin.config_set("maxmemory-policy", "noeviction")
+    own_server.admin.acl_setuser("okome", enabled=True, commands=["+info"])
+    budgets = open_budgets(TOKENS, redis=own_client, ledger=None)
+    await budgets.initialise()
+    for call in ("reserve", "start", "settle"):
+        lease = await granted(budgets, {"tokens": 100}, lease=call)
+        if call != "reserve":
+            own_server.admin.delete(*own_server.matching("okome:*:cap:*"))
+        if call == "start":
+            assert await budgets.start(lease)
+        elif call == "settle":
+            await budgets.commit(lease)
+        (key,) = own_server.matching("okome:*:cap:*")
+        life: Any = own_server.admin.ttl(key)
+        assert DAY < life <= 2 * DAY
 
 
 async def test_what_costs_nothing_passes_in_debt(open_budgets: OpenBudgets) -> None:

@@ -10,6 +10,7 @@ from okome.entry import (
     Entry,
     draw,
     due,
+    heard,
     instead,
     longest_draw,
     may_be_used,
@@ -53,6 +54,12 @@ def test_usable(age: float, status: Status | None) -> None:
 def test_what_was_written_in_the_future_has_no_age(age: float, may: bool) -> None:
     """An hour ahead: the clock was set back since."""
     assert may_be_used(stored().envelope, BORN + age) is may
+
+
+@pytest.mark.parametrize(("ahead", "quiet"), [(0.0, True), (3600.0, False)])
+def test_a_quiet_of_the_future_is_none(ahead: float, quiet: bool) -> None:
+    failed = quieted(POLICY, b"n" * 16, BORN + 30 + ahead, stored())
+    assert (heard(failed, 2, BORN + 30).quiet_until > BORN + 30) is quiet
 
 
 @pytest.mark.parametrize(("age", "stands_in"), [(29.0, True), (59.5, True), (60.0, False)])
