@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from starlette.responses import Response
-
 from bench.measure import Measure
-from okome import Budgets, Bytes, Cache, Ledger, Status, connect, key_of
+from okome import Budgets, Bytes, Cache, Ledger, Status, connect
 from okome.headers import cache_headers
-from okome.openai import ChatRequest
+from okome.lately import encoded
+from okome.openai import delivered
 from okome.planner import default_rules
+from okome.question import question_of
 
 _TIMES = 300
 _ANSWER = b"a rice bowl holds more than it shows " * 20
@@ -49,24 +48,16 @@ async def _medians(steps: dict[str, Callable[[int], Awaitable[Any]]]) -> dict[st
     return {name: statistics.median(some) * 1e6 for name, some in taken.items()}
 
 
-def _understood() -> None:
-    msgspec.convert(msgspec.json.decode(_BODY, type=dict[str, Any]), ChatRequest)
-
-
-def _encoded() -> None:
-    Response(_ANSWER, headers=cache_headers(Status.HIT, age=1, ttl=2, stored=True))
+def _written() -> None:
+    delivered(_ANSWER)
+    encoded(cache_headers(Status.HIT, age=1, ttl=2, stored=True))
 
 
 async def parts(url: str, folder: Path, server_us: float, hit_us: float, upstream_us: float) -> list[Measure]:
     """`server_us`: what uvicorn alone takes for an answer, `hit_us`: the planner for a hit, with all connections busy;
     `upstream_us`: the upstream for one answer, by one connection.
     """
-    asked = msgspec.json.decode(_BODY, type=dict[str, Any])
-    both = {
-        "parse": _median(_understood),
-        "key": _median(lambda: key_of(asked, tenant="bench")),
-        "encode": _median(_encoded),
-    }
+    written = _median(_written)
     client, ledger = connect(url), Ledger(folder / "parts.sqlite")
     subject, amounts = {"user": "ann"}, {"requests": 1, "tokens": 100}
     leases: dict[int, Any] = {}
@@ -84,6 +75,8 @@ async def parts(url: str, folder: Path, server_us: float, hit_us: float, upstrea
         await cache.put("hit", _ANSWER)
         found = await _medians(
             {
+                "a question known by heart": lambda _: question_of(_BODY, "bench"),
+                "a new question, its key": lambda n: question_of(_BODY.replace(b"hold", b"%d" % n), "bench"),
                 "redis: the hit": lambda _: cache.get_or_compute("hit", computed),
                 "redis: look, take the lock": lambda n: cache.get_or_compute(str(n), computed),
                 "budget: reserve": reserve,
@@ -94,10 +87,23 @@ async def parts(url: str, folder: Path, server_us: float, hit_us: float, upstrea
         )
     await client.aclose()
     ledger.close()
-    hit = {**both, "redis": found.pop("redis: the hit"), "uvicorn": server_us}
+    hit = {
+        "read": found.pop("a question known by heart"),
+        "write": written,
+        "redis": found.pop("redis: the hit"),
+        "uvicorn": server_us,
+    }
     hit["the rest, less what others' waits hide"] = hit_us - sum(hit.values())
-    miss = {**both, **found, "upstream": upstream_us, "uvicorn": server_us}
+    miss = {
+        "read": found.pop("a new question, its key"),
+        "write": written,
+        **found,
+        "upstream": upstream_us,
+        "uvicorn": server_us,
+    }
     against = {
+        "read": "the question understood, and its key",
+        "write": "the answer's id and headers",
         "redis": "one GET, alone",
         "uvicorn": "the server itself, per answer",
         "upstream": "one connection of wrk",
