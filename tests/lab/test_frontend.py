@@ -250,6 +250,19 @@ def test_what_nginx_does_not_do_after_a_reload_is_put_back(
     assert (again.status, again.changed, again.errors) == (0, 1, 0), again.output  # it is told once more
 
 
+def test_a_reload_that_nginx_would_refuse_is_a_failure(lab: Lab, finished: Frontend) -> None:
+    """Root's `nginx -t` may write the log; nginx in its unit may not, would say so in its own log, and go on as before,
+    until the next boot."""
+    shop = "/etc/nginx/conf.d/shop.conf"
+    put(lab, shop, "server { listen 8080; access_log /srv/shop.log; return 204; }")
+    try:
+        assert "test is successful" in finished.run("nginx -t 2>&1")
+        assert "failed" in finished.run("! systemctl reload nginx 2>&1")
+    finally:
+        finished.run(f"rm {shop}")
+    finished.run("systemctl reload nginx")
+
+
 def test_a_full_cache_goes_on_answering(lab: Lab, finished: Frontend, under_stream: Stream) -> None:
     """The limit is lowered by hand; the next deploy puts it back."""
     finished.run("sed -i s/max_size=2048m/max_size=4m/ /etc/nginx/conf.d/okome-cache.conf && nginx -s reload")
