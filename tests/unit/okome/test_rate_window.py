@@ -185,7 +185,10 @@ class Ticks:
 @given(
     share=st.sampled_from([0.05, 0.25, 0.5, 1.0]),
     burst=st.none() | st.integers(1, LIMIT),
-    asked=st.lists(st.tuples(st.floats(0, PER / 2), st.integers(1, LIMIT)), max_size=60),
+    asked=st.lists(
+        st.tuples(st.floats(0, PER / 2) | st.sampled_from([0, SLOT, PER - SLOT, PER]), st.integers(1, LIMIT)),
+        max_size=60,
+    ),
 )
 @settings(deadline=None)
 def test_no_window_has_more_than_the_share(
