@@ -9,7 +9,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -190,6 +190,7 @@ class Ticks:
         max_size=60,
     ),
 )
+@example(share=1.0, burst=None, asked=[(0, LIMIT), (PER - SLOT, LIMIT // 2)])
 @settings(deadline=None)
 def test_no_window_has_more_than_the_share(
     share: float, burst: int | None, asked: list[tuple[float, int]]
