@@ -132,6 +132,11 @@ def test_nginx_has_nothing_to_complain_of(suite: str, tls: bool) -> None:
                 secured.sendall(b"GET /okome/health HTTP/1.1\r\nHost: cn00\r\nConnection: close\r\n\r\n")
                 assert b"X-OKOME-Node: CN00" in secured.recv(65536)
                 assert secured.version() == "TLSv1.3"
+            with box.client.connect(port=443) as plain:
+                plain.sendall(b"GET / HTTP/1.1\r\nHost: cn00\r\n\r\n")
+                said = plain.recv(65536).decode()
+                assert said.startswith("HTTP/1.1 400 ")
+                assert '"type":"invalid_request"' in said
             context.maximum_version = ssl.TLSVersion.TLSv1_2
             with pytest.raises(ssl.SSLError):
                 context.wrap_socket(box.client.connect(port=443), server_hostname="cn00")
