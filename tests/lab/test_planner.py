@@ -146,6 +146,12 @@ def test_without_redis_the_ledger_decides_over_a_hard_cap(tier: Lab, client: Cli
         assert (away.status, away.header("X-OKOME-Cache")) == (200, "DEGRADED")
         left = int(away.header("x-ratelimit-remaining-tokens") or 0)
         assert 0 < left < before
+        # A million a day: the most words that fit into a request, and the most and longest answers.
+        much = [{"role": "user", "content": "a " * 480_000}]
+        refused = ask(client, messages=much, max_tokens=4096, n=128)
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (429, "insufficient_quota")
+        said = json.loads(client.ask("/health").body)
+        assert (said["status"], said["mode"]) == ("degraded", "ledger")
     finally:
         tier.execute("systemctl", "start", "redis-server")
     limit = time.monotonic() + 30
