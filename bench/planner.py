@@ -91,7 +91,9 @@ def run() -> list[Measure]:
         url, admin_url = server.at(redis_port)
         ports = {who: free_port() for who in (BARE, OURS, THEIRS)}
         upstream = f"http://127.0.0.1:{ports[BARE]}/v1"
-        bare = [sys.executable, "-m", "uvicorn", "bench.bare:app", "--log-level", "warning"]
+        # As little besides as the planner has.
+        least = ("--log-level", "warning", "--no-access-log", "--no-proxy-headers")
+        bare = [sys.executable, "-m", "uvicorn", "bench.bare:app", *least]
         with (
             serving([*bare, "--port", str(ports[BARE])], ports[BARE], {}),
             serving(planner(ports[OURS], upstream, folder), ports[OURS], {"OKOME_REDIS_URL": url}) as ours,
