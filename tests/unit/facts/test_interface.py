@@ -222,7 +222,17 @@ def test_of_another_definition_the_last_renderer_counts_and_its_own_before_that_
     assert found(("/a", "host0", {"renderer": "networkd"}), ("/b", None, {"renderer": "NetworkManager"}),
                  ("/b", "host0", {"mtu": None})) == [("/b", "networkd")]  # fmt: skip
     assert found(("/run/netplan/a", "host0", {})) == []
+    assert found(("/run/netplan/a", "host0", {}), here) == [("/a", "networkd")]
+    assert [one["id"] for one in parse_others([here], "wired", "host0", None)] == ["host0"]
     assert found(here, own="host0") == []
+
+
+def test_another_definition_fits_by_the_address_of_the_interface() -> None:
+    link = json.dumps([{"address": "02:00:00:00:00:ab"}])
+    for last, there in (("ab", 1), ("ac", 0)):
+        other = ["/etc/netplan/60.yaml", "other", {"match": {"macaddress": f"02:00:00:00:00:{last}"}}]
+        said = parse(["::interface", "eth0", "::link", link, "::netplan", json.dumps(other)])
+        assert len(said["others"]) == there
 
 
 def test_what_netplan_has_for_a_manager_that_may_not_start_is_nobodys() -> None:
