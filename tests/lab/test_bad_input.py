@@ -8,8 +8,6 @@ import pytest
 from tests.lab.conftest import Lab, Run
 from tests.lab.runs import assert_same, fingerprint
 
-BARE = "192.168.86.132"
-
 
 @pytest.fixture(scope="module")
 def bare(lab: Lab) -> Iterator[Lab]:
