@@ -17,7 +17,8 @@ from group_data import all as every_node
 from group_data import frontends
 from lab import LabError
 from operations.services.nginx import VERSIONS
-from operations.services.nginx_strangers import NGINX_CONF, look
+from operations.services.nginx_collisions import NGINX_CONF
+from operations.services.nginx_strangers import look
 
 ROOT = str(PurePosixPath(NGINX_CONF).parent)
 SITES = 300

@@ -16,7 +16,8 @@ from facts.nginx_syntax import parse
 from lab.client import FRONTEND
 from operations.primitives.checkers import CHECKERS
 from operations.services.nginx import SITE, nginx_config, proof
-from operations.services.nginx_strangers import DEFINES, HARMLESS, Ours, inherited, ours, verdict
+from operations.services.nginx_collisions import DEFINES, HARMLESS, Ours, inherited, ours
+from operations.services.nginx_strangers import verdict
 from tests.nginx.box import SUITES, Box, tree, why_not
 from tests.nginx.checks.cache import authorization_is_never_shared
 from tests.nginx.checks.frame import SNIPPETS, Check
