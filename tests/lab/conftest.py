@@ -121,7 +121,14 @@ def kill_group(run: subprocess.Popen[Any]) -> None:
 
 
 # The modules that take longest, first of all: what begins last must not be what everybody waits for.
-LONGEST = ("test_run.py", "test_address.py", "test_run_frontend.py", "test_frontend.py", "test_failover.py")
+LONGEST = (
+    "test_run.py",
+    "test_address.py",
+    "test_run_frontend.py",
+    "test_strangers.py",
+    "test_frontend.py",
+    "test_failover.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
