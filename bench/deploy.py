@@ -38,10 +38,11 @@ from group_data import backends
 from lab import LabError, machine
 from lab.node import Node
 from lab.operator import as_caller, deploy, environment, hand_over, home
+from operations.primitives.address_file import PRIORITY
 from operations.primitives.kept_aside import REPLACED
 from operations.primitives.managed import MANAGED
 from operations.primitives.secret import load
-from operations.services.redis import maxmemory, sha256
+from operations.services.redis import STOP_S, maxmemory, sha256
 
 LAB = "bdeploy"  # its own, so that another bench may run beside it
 NODE = inventory.backends[0][0]
@@ -131,8 +132,10 @@ def host_variables() -> dict[str, Any]:
     return {
         **given,
         "address": address(),
+        "address_priority": PRIORITY,
         "managed": MANAGED,
         "replaced": REPLACED,
+        "stop_s": STOP_S,
         "maxmemory": maxmemory(backends.redis_maxmemory, memory),
         "okome_sha256": sha256(secrets["redis_okome"]),
         "exporter_sha256": sha256(secrets["redis_exporter"]),
