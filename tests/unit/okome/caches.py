@@ -7,8 +7,11 @@ from contextlib import contextmanager
 import msgspec
 
 from bench.redis_server import RedisServer
-from okome import Cache
+from okome import Cache, CachePolicy
 from okome.connection import Clock
+
+PATIENT = CachePolicy(redis_timeout=30, write_timeout=30, lock_ttl=1000, poll=1000)
+"""A machine that is busy decides nothing."""
 
 
 class Answer(msgspec.Struct, frozen=True):
