@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +63,8 @@ class Ledger:
     says what is the matter.
 
     Raises sqlite3.Error where the disk is full, read-only, or locked; RuntimeError in a child of the process that
-    opened it: SQLite's connections and this thread do not outlive a fork.
+    opened it: this thread does not outlive a fork. The child opens one of its own; a fork waits for what is being
+    written.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -77,6 +80,7 @@ class Ledger:
         self._holds = Holds()
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._forked: threading.Event | None = None  # who is about to fork says by it that this is over
         try:
             self._thread.submit(self._connected).result()
         except sqlite3.Error as error:
@@ -87,6 +91,7 @@ class Ledger:
         except BaseException:
             self._thread.shutdown()
             raise
+        _LEDGERS.add(self)
 
     @property
     def trouble(self) -> str | None:
@@ -327,6 +332,54 @@ class Ledger:
         self._thread.submit(close).result()
         self._thread.shutdown()
 
+    # Forks
+
+    def park(self) -> None:
+        """Has no connection until `go_on`. Within its process SQLite remembers which locks its connections hold of a
+        file; a child inherits that, though not the locks: it would wait for ever for a lock that nobody holds, or rely
+        on one that it hasn't.
+        """
+        if os.getpid() != self._process:
+            return
+        parked, forked = threading.Event(), threading.Event()
+
+        def park() -> None:
+            if self._connection is not None:
+                connection, self._connection = self._connection, None
+                connection.close()
+            parked.set()
+            forked.wait(STALLED)
+
+        try:
+            self._thread.submit(park)
+        except RuntimeError:  # closed
+            return
+        self._forked = forked
+        if not parked.wait(STALLED):
+            log.warning(
+                "the ledger's disk does not answer: a child that is forked now may not be able to open it"
+            )
+
+    def go_on(self) -> None:
+        if self._forked is not None:
+            self._forked.set()
+            self._forked = None
+
+
+_LEDGERS: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
+
+
+def _park_all() -> None:
+    for ledger in list(_LEDGERS):
+        ledger.park()
+
+
+def _go_on_all() -> None:
+    for ledger in list(_LEDGERS):
+        ledger.go_on()
+
+
+os.register_at_fork(before=_park_all, after_in_parent=_go_on_all)
 
 _Outcome = tuple[_Append, Any, BaseException | None]
 

@@ -301,6 +301,47 @@ os._exit(0)
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def test_a_fork_amid_a_write_leaves_the_child_no_lock_that_nobody_holds(tmp_path: Path) -> None:
+    """SQLite knows of a process's own locks without asking the system, and so does a child of what it never had."""
+    script = """
+import asyncio, os, sys, threading, time
+import okome.ledger
+from okome import Ledger
+from okome import ledger_file
+okome.ledger.BUSY = 5.0
+writing, enter = threading.Event(), ledger_file.enter_settlement
+def slowly(*arguments):
+    writing.set()
+    time.sleep(0.3)
+    return enter(*arguments)
+ledger = Ledger(sys.argv[1])
+ledger_file.enter_settlement = slowly
+thread = threading.Thread(target=lambda: asyncio.run(ledger.settle("parent", [("cap", 1)], 1.0)))
+thread.start()
+writing.wait(10)
+if not os.fork():
+    own = Ledger(sys.argv[1])
+    asyncio.run(own.settle("child", [("cap", 10)], 1.0))
+    own.close()
+    os._exit(0)
+_, status = os.wait()
+thread.join()
+assert status == 0, status
+asyncio.run(ledger.settle("after", [("cap", 100)], 1.0))
+print(asyncio.run(ledger.account("cap", 0.0)).spent, flush=True)
+ledger.close()
+"""
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path / "ledger.sqlite")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert (said.returncode, said.stdout) == (0, "111\n"), said.stderr
+
+
 @pytest.mark.anyio
 async def test_a_closed_ledger_says_so_to_each(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
